@@ -1,0 +1,44 @@
+"""Train neural networks with methods that compose, and measure which of them help.
+
+Names are loaded when first used, so that the torch-free parts stay torch-free.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whet.batch import Batch as Batch
+    from whet.errors import WhetError as WhetError
+    from whet.forward import Forward as Forward
+    from whet.method import Layer as Layer
+    from whet.method import Method as Method
+    from whet.method import Resource as Resource
+    from whet.objectives import Objective as Objective
+    from whet.predict import Predictor as Predictor
+    from whet.run import Run as Run
+    from whet.stack import Stack as Stack
+    from whet.stage import Recipe as Recipe
+    from whet.stage import Stage as Stage
+    from whet.task import Task as Task
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Batch": "batch", "Forward": "forward", "Layer": "method", "Method": "method",
+    "Objective": "objectives", "Predictor": "predict", "Recipe": "stage", "Resource": "method",
+    "Run": "run", "Stack": "stack", "Stage": "stage", "Task": "task", "WhetError": "errors",
+}  # fmt: skip
+
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'whet' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"whet.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

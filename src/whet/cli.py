@@ -1,0 +1,195 @@
+"""The command line. Importing it loads typer and nothing heavy; commands import what they need."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whet.errors import UnknownName, WhetError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MISTAKE = 2
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message on stderr and exit code 2."""
+    try:
+        app()
+    except WhetError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        typer.echo(f"whet {importlib.metadata.version('whet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def whet(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Train with the methods practitioners pass around, and measure which of them help.
+
+    [bold]Begin with[/bold]
+
+    \b
+      whet study digits            what helps on a small built-in task, in minutes
+      whet methods                 what there is to try
+      whet study digits --help     all that a study can be told
+    """
+
+
+@app.command()
+def study(
+    task: Annotated[str, typer.Argument(help="A task; [bold]whet tasks[/bold] lists them.")],
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Methods to try, each alone, as [bold]ema,fgm[/bold] or with settings as "
+            "[bold]ema:decay=0.99,fgm:during=\\[0.25,1][/bold]. Default: all that suit the task."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Seeds of each arm; a verdict needs 3. Default: the task's."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the study's files. Default: whet-studies/TASK."),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time. Default: as many as the cores allow."),
+    ] = None,
+    threads: Annotated[
+        int,
+        typer.Option(min=1, help="Torch threads of each run; another number is another study."),
+    ] = 1,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget the results in the folder and begin anew.")
+    ] = False,
+) -> None:
+    """Train the baseline and each method alone, and report what helped.
+
+    Every method meets the baseline on the same seeds: same split, same initial weights, same
+    order of the data. Stop it at any time: the same command continues. More seeds or methods
+    train only what is new; a changed setting trains only what it touches.
+
+    [bold]Examples[/bold]
+
+    \b
+      whet study digits
+      whet study digits --methods ema,sam --seeds 10
+      whet study digits --methods ema:decay=0.9,ema:decay=0.99
+      whet study digits --out results/digits --jobs 4
+    """
+    from whet.study import display
+    from whet.study.conduct import Request, conduct
+
+    console = _console()
+    evidence = conduct(Request(task, methods, seeds, out, jobs, threads, fresh), console)
+    if evidence.comparisons:
+        console.print(display.table(evidence.comparisons, evidence.study["task"]["metric"]))
+    failed = sum(row["status"] == "failed" for row in evidence.rows)
+    if failed:
+        typer.echo(f"{failed} run(s) failed: see the report; the same command tries them again")
+    typer.echo(f"report: {evidence.report}")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")],
+) -> None:
+    """Write a study's results, verdicts and report anew from its files.
+
+    Works on a study that was stopped or is still running, with what there is so far.
+
+    [bold]Examples[/bold]
+
+    \b
+      whet report whet-studies/digits
+    """
+    from whet.study.conduct import again
+
+    typer.echo(f"report: {again(folder).report}")
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks that a study can be made of.
+
+    [bold]Examples[/bold]
+
+    \b
+      whet tasks
+    """
+    from rich.table import Table
+    from whet.study.node import describe, task_names
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("task", "what it is", "metric", "seeds"):
+        table.add_column(column, overflow="fold")
+    for task in map(describe, task_names()):
+        table.add_row(task["name"], task["title"], task["metric"], str(task["seeds"]))
+    _console().print(table)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show this method in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Show the methods there are, or one of them in full.
+
+    [bold]Examples[/bold]
+
+    \b
+      whet methods
+      whet methods ema
+      whet methods --json
+    """
+    from whet.methods import catalogue
+
+    cards = catalogue()
+    if name is not None:
+        cards = [card for card in cards if card["name"] == name]
+        if not cards:
+            raise UnknownName("method", name, (card["name"] for card in catalogue()))
+    if as_json:
+        typer.echo(json.dumps(cards if name is None else cards[0], indent=2, ensure_ascii=False))
+        return
+    from whet.study import catalogue as shown
+
+    console = _console()
+    console.print(shown.overview(cards) if name is None else shown.whole(cards[0]))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()

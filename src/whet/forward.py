@@ -1,0 +1,93 @@
+"""What one micro-batch's forward gives: output, per-item losses, and named terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from whet.batch import Batch
+
+Per = Literal["items", "rows", "micros"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """The micro-batches of one update, and the totals that make their weights exact.
+
+    Args:
+        batches: the micro-batches, in order.
+        items: number of items with a target in the window (examples, or tokens).
+        rows: number of rows in the window.
+        micros: number of micro-batches.
+    """
+
+    batches: tuple[Batch, ...]
+    items: float
+    rows: int
+    micros: int
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch], count: Callable[[Batch], float]) -> Window:
+        """A window with `items` counted by the objective, before any forward."""
+        items = float(sum(count(batch) for batch in batches))
+        return cls(tuple(batches), items, sum(batch.size for batch in batches), len(batches))
+
+    def total(self, per: Per) -> float:
+        """The normaliser `per`; at least one, so that an empty window has a loss of zero."""
+        return max(float(getattr(self, per)), 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """A named addition to the loss: `weight * values.sum() / window.total(per)`."""
+
+    name: str
+    values: Tensor
+    per: Per
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forward:
+    """One micro-batch's forward.
+
+    Args:
+        batch: the batch as the objective saw it.
+        output: logits `(N, C)`, `(N, T, V)`, or predictions.
+        losses: per-item losses, `(N,)` or `(N, T)`.
+        mask: bool like `losses`; None where every item counts.
+        terms: what methods add, each with its own normaliser.
+        scale: factor on the whole loss (FreeLB's 1/K).
+    """
+
+    batch: Batch
+    output: Tensor
+    losses: Tensor
+    mask: Tensor | None = None
+    terms: tuple[Term, ...] = ()
+    scale: float = 1.0
+
+    def add(self, name: str, values: Tensor, per: Per = "items", weight: float = 1.0) -> Forward:
+        """A forward with one more term."""
+        return replace(self, terms=(*self.terms, Term(name, values, per, weight)))
+
+    def replace(self, **changes: object) -> Forward:
+        """A copy with some fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def kept(self) -> Tensor:
+        """Per-item losses, zero where the mask leaves an item out."""
+        if self.mask is None:
+            return self.losses
+        return torch.where(self.mask, self.losses, self.losses.new_zeros(()))
+
+    def total(self, window: Window) -> Tensor:
+        """The scalar this micro-batch contributes to the window's loss."""
+        loss = self.kept().sum() / window.total("items")
+        for term in self.terms:
+            loss = loss + term.values.sum() * (term.weight / window.total(term.per))
+        return loss if self.scale == 1.0 else loss * self.scale

@@ -1,0 +1,308 @@
+"""From a user's data to batches: arrays, tensors, DataFrames, Datasets, or a ready DataLoader.
+
+The order of an epoch is a function of (seed, purpose, epoch), and a sample's augmentation of
+(seed, purpose, epoch, position in the epoch). So an epoch can be entered anywhere, and the number
+of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from whet import seeding
+from whet.batch import Batch
+from whet.errors import InputError
+
+Collate = Callable[[list[Any]], Any]
+
+
+def as_tensor(value: Any, what: str = "inputs") -> Any:
+    """Arrays, Series and DataFrames of numbers as tensors; float64 becomes torch's default."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        return {key: as_tensor(part, f"{what}[{key!r}]") for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(as_tensor(part, f"{what}[{n}]") for n, part in enumerate(value))
+    array = _frame(value, what) if hasattr(value, "iloc") else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise InputError(
+            f"{what} has dtype {array.dtype}; whet trains on numbers. Encode text and categories "
+            "as integers first (for example sklearn.preprocessing.OrdinalEncoder)."
+        )
+    if array.dtype.kind == "f":
+        return torch.as_tensor(array.astype(np.float64)).to(torch.get_default_dtype())
+    return torch.as_tensor(array if array.dtype == bool else array.astype(np.int64))
+
+
+def _frame(frame: Any, what: str) -> np.ndarray[Any, Any]:
+    columns = frame.dtypes.items() if hasattr(frame, "columns") else [(frame.name, frame.dtype)]
+    odd = [str(name) for name, dtype in columns if getattr(dtype, "kind", "O") not in "fiub"]
+    if odd:
+        raise InputError(
+            f"{what}: column{'s' if len(odd) > 1 else ''} {', '.join(odd)} of the DataFrame "
+            "hold no plain numbers. Encode them as integers or drop them."
+        )
+    return np.asarray(frame.to_numpy())
+
+
+class Arrays:
+    """All rows in memory; a batch is one slice of whole arrays."""
+
+    def __init__(self, whole: Batch) -> None:
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return self.whole.size
+
+    def fetch(self, rows: Tensor, keys: Sequence[int]) -> Batch:
+        """The batch of these rows."""
+        return self.whole.take(rows).replace(indices=rows)
+
+
+@contextmanager
+def _drawing(key: int) -> Iterator[None]:
+    """Torch's, Python's and numpy's generators seeded by position, and put back."""
+    state = np.random.get_state()
+    with seeding.borrowed(key):
+        np.random.seed(key & 0xFFFFFFFF)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+
+
+class _Seeded(Dataset[Any]):
+    """Samples under a seed of their own, whichever worker fetches them."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[int, Any]:
+        row, key = item
+        with _drawing(key):
+            return key, self.dataset[row]
+
+
+class _SeededCollate:
+    """A collate function that draws (masks tokens, say) under the seed of its first sample."""
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __call__(self, keyed: list[tuple[int, Any]]) -> Any:
+        with _drawing(seeding.mix(keyed[0][0], 0)):
+            return self.collate([sample for _, sample in keyed])
+
+
+class Samples:
+    """A map-style Dataset, collated sample by sample."""
+
+    def __init__(self, dataset: Any, collate: Collate | None) -> None:
+        self.seeded = _Seeded(dataset)
+        self.collate = _SeededCollate(collate or default_collate)
+
+    def __len__(self) -> int:
+        return len(self.seeded.dataset)
+
+    def fetch(self, rows: Tensor, keys: Sequence[int]) -> Batch:
+        """The collated batch of these rows, each drawn under its own key."""
+        pairs = zip(rows.tolist(), keys, strict=True)
+        return Batch.of(self.collate([self.seeded[pair] for pair in pairs]), indices=rows)
+
+
+Rows = Arrays | Samples
+
+
+def is_dataframe(value: Any) -> bool:
+    """Whether this is a pandas object, without importing pandas."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(value, pandas.DataFrame | pandas.Series)
+
+
+def open_rows(data: Any, collate: Collate | None = None, what: str = "the data") -> Rows | None:
+    """Row access to a user's data; None for a DataLoader or an iterable Dataset."""
+    if isinstance(data, Arrays | Samples):
+        return data
+    if isinstance(data, DataLoader | IterableDataset):
+        return None
+    if isinstance(data, Batch):
+        return Arrays(data)
+    arrays = isinstance(data, Tensor | np.ndarray | Mapping) or is_dataframe(data)
+    if arrays and not isinstance(data, Mapping):
+        return Arrays(Batch(as_tensor(data)))
+    if isinstance(data, Mapping):
+        return Arrays(Batch.of(as_tensor(dict(data), "the data")))
+    if isinstance(data, tuple) and len(data) == 2:
+        inputs, targets = as_tensor(data[0]), data[1]
+        return Arrays(Batch(inputs, None if targets is None else as_tensor(targets, "targets")))
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return Samples(data, collate)
+    raise InputError(
+        f"{what} is a {type(data).__name__}; give (inputs, targets) as tensors, arrays or a "
+        "DataFrame, a mapping of arrays with 'labels', a Dataset, or a DataLoader."
+    )
+
+
+class _Order:
+    """A batch sampler whose epoch can be set, so that workers live on between epochs."""
+
+    def __init__(self) -> None:
+        self.plan: list[list[tuple[int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.plan)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+
+class Epochs(Protocol):
+    """What the engine reads: batches by epoch, from any batch of it."""
+
+    @property
+    def batches(self) -> int | None:
+        """Batches in an epoch; None where the source does not say."""
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, beginning with batch `start`."""
+
+
+class RowLoader:
+    """Batches over rows, shuffled by position.
+
+    Args:
+        rows: what `open_rows` gave.
+        batch_size: rows per batch.
+        seed: the run's seed.
+        purpose: who reads; each purpose has an order of its own.
+        shuffle: whether to shuffle.
+        drop_last: leave out a last batch that is not full.
+        workers: processes that fetch samples (Datasets only).
+    """
+
+    def __init__(
+        self, rows: Rows, batch_size: int, seed: int = 0, purpose: str = "train",
+        *, shuffle: bool = True, drop_last: bool = False, workers: int = 0,
+    ) -> None:
+        if len(rows) == 0:
+            raise InputError(f"the data to {purpose} on is empty: it has no rows.")
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
+        if drop_last and len(rows) < batch_size:
+            raise InputError(
+                f"drop_last leaves nothing: {len(rows)} rows and batch_size {batch_size}. Use a "
+                "smaller batch_size or drop_last=False."
+            )
+        self.rows, self.batch_size, self.seed, self.purpose = rows, batch_size, seed, purpose
+        self.shuffle, self.drop_last, self.workers = shuffle, drop_last, workers
+        self._sampler = _Order()
+        self._pool: DataLoader[Any] | None = None
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch."""
+        whole, rest = divmod(len(self.rows), self.batch_size)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def order(self, epoch: int) -> Tensor:
+        """The rows of an epoch, in order."""
+        if not self.shuffle:
+            return torch.arange(len(self.rows))
+        maker = seeding.generator(self.seed, self.purpose, "order", epoch)
+        return torch.randperm(len(self.rows), generator=maker)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, beginning with batch `start`."""
+        order, size = self.order(number), self.batch_size
+        spots = [(at * size, order[at * size : (at + 1) * size])
+                 for at in range(start, self.batches)]  # fmt: skip
+        if isinstance(self.rows, Arrays):
+            for _, rows in spots:
+                yield self.rows.fetch(rows, ())
+            return
+        base = seeding.key(self.seed, self.purpose, "sample", number)
+        keyed = [(rows, [seeding.mix(base, at + n) for n in range(len(rows))])
+                 for at, rows in spots]  # fmt: skip
+        if self.workers == 0:
+            for rows, keys in keyed:
+                yield self.rows.fetch(rows, keys)
+            return
+        self._sampler.plan = [list(zip(rows.tolist(), keys, strict=True)) for rows, keys in keyed]
+        for (rows, _), raw in zip(keyed, self._open_pool(self.rows), strict=True):
+            yield Batch.of(raw, indices=rows)
+
+    def _open_pool(self, rows: Samples) -> DataLoader[Any]:
+        if self._pool is None:
+            self._pool = DataLoader(
+                rows.seeded, batch_sampler=self._sampler, num_workers=self.workers,  # type: ignore[arg-type]
+                collate_fn=rows.collate, persistent_workers=True,
+            )  # fmt: skip
+        return self._pool
+
+
+class StreamLoader:
+    """A ready DataLoader or an iterable Dataset, in its user's own order.
+
+    Entering an epoch in the middle replays its beginning; the user's own augmentation draws from
+    global generators, so that this is not promised to the bit.
+    """
+
+    def __init__(self, source: Any, batch_size: int, seed: int, purpose: str = "train") -> None:
+        ready = isinstance(source, DataLoader)
+        self.source = source if ready else DataLoader(source, batch_size=batch_size)
+        self.seed, self.purpose = seed, purpose
+
+    @property
+    def batches(self) -> int | None:
+        """Batches in an epoch; None for an iterable Dataset without a length."""
+        try:
+            return len(self.source)
+        except TypeError:
+            return None
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, beginning with batch `start`."""
+        for owner in (self.source.sampler, self.source.dataset):
+            if hasattr(owner, "set_epoch"):
+                owner.set_epoch(number)
+        key = seeding.key(self.seed, self.purpose, "order", number)
+        seeding.seed_default(key)
+        random.seed(key)
+        empty = True
+        for at, raw in enumerate(self.source):
+            empty = False
+            if at >= start:
+                yield Batch.of(raw)
+        if empty:
+            raise InputError(
+                f"the loader to {self.purpose} on gave no batch in epoch {number}: it is empty "
+                "(or drop_last left nothing of it)."
+            )
+
+
+def open_loader(
+    data: Any, batch_size: int, seed: int = 0, purpose: str = "train", *, shuffle: bool = True,
+    drop_last: bool = False, workers: int = 0, collate: Collate | None = None,
+) -> Epochs:
+    """A loader for whatever the user has.
+
+    >>> loader = open_loader((torch.zeros(10, 2), torch.zeros(10)), batch_size=4)
+    >>> [batch.size for batch in loader.epoch(0)]
+    [4, 4, 2]
+    """
+    rows = open_rows(data, collate, f"the data to {purpose} on")
+    if rows is None:
+        return StreamLoader(data, batch_size, seed, purpose)
+    return RowLoader(
+        rows, batch_size, seed, purpose, shuffle=shuffle, drop_last=drop_last, workers=workers
+    )

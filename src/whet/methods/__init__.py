@@ -1,0 +1,87 @@
+"""The methods: one flat file each, found by looking into this folder."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from whet import settings
+from whet.errors import UnknownName
+from whet.method import Method, Placement
+
+if TYPE_CHECKING:
+    from whet.methods.ema import EMA as EMA
+
+
+@cache
+def registry() -> dict[str, type[Method]]:
+    """Every method by name."""
+    found: dict[str, type[Method]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        loaded = importlib.import_module(f"{__name__}.{module.name}")
+        for kind in vars(loaded).values():
+            own = inspect.isclass(kind) and kind.__module__ == loaded.__name__
+            if own and issubclass(kind, Method) and hasattr(kind, "card"):
+                found[kind.name] = kind
+    return dict(sorted(found.items()))
+
+
+def make(spec: Method | str | Mapping[str, Any]) -> Method:
+    """A method from a Method (copied), a name, or settings such as `{"name": "ema"}`.
+
+    >>> make({"name": "ema", "decay": 0.99, "during": [0.5, 1]})
+    ema(decay=0.99).during(0.5, 1)
+    """
+    if isinstance(spec, Method):
+        return spec.clone()
+    given = {"name": spec} if isinstance(spec, str) else spec
+    name = given.get("name", "")
+    if name not in registry():
+        raise UnknownName("method", str(name), registry())
+    return registry()[name].of(given)
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """What `whet methods` shows: one plain entry per method."""
+    return [_entry(kind) for kind in registry().values()]
+
+
+def _entry(kind: type[Method]) -> dict[str, Any]:
+    card = kind.card
+    several = {"placements": _placements(kind.placements), "needs": sorted(kind.needs)}
+    return {
+        "name": kind.name, "title": card.title, "paper": card.paper,
+        "layer": kind.layer.name.lower().replace("_", " "),
+        "owns": sorted(one.value for one in kind.owns),
+        "uses": sorted(one.value for one in kind.uses), **several,
+        "cost": card.cost, "tier": card.tier, "phase": card.phase, "data": card.data,
+        "avoid_when": card.avoid_when, "status": card.status,
+        "settings": [_setting(field) for field in settings.fields(kind)],
+        "doc": inspect.cleandoc(kind.__doc__ or ""),
+    }  # fmt: skip
+
+
+def _placements(placement: Placement) -> list[str]:
+    return [placement.value]
+
+
+def _setting(field: Any) -> dict[str, Any]:
+    allowed = field.metadata.get("range")
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    text = str(allowed) if allowed is not None else "any"
+    return {"name": field.name, "default": default, "range": text}
+
+
+def __getattr__(name: str) -> Any:
+    for kind in registry().values():
+        if kind.__name__ == name:
+            return kind
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *(kind.__name__ for kind in registry().values())])

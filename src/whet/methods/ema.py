@@ -1,0 +1,174 @@
+"""EMA of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from whet.errors import InputError
+from whet.method import Card, Layer, Method, Placement, Resource, method
+from whet.predict import Predictor
+from whet.settings import choice, number
+from whet.training import Training
+
+
+def decay_at(update: int, decay: float, warmup: str) -> float:
+    """The decay of update number `update` (from 1).
+
+    `none`: d; `ratio`: min(d, (1+t)/(10+t)); `power`: min(d, 1-(1+t)^(-2/3)).
+    """
+    if warmup == "ratio":
+        return min(decay, (1 + update) / (10 + update))
+    if warmup == "power":
+        return min(decay, 1 - (1 + update) ** (-2 / 3))
+    return decay
+
+
+@method
+class EMA(Method):
+    """Exponential moving average of the weights, judged instead of the weights themselves.
+
+    $$s_t = d_t s_{t-1} + (1 - d_t) w_t$$
+
+    after each update that really happened: accumulation and skipped fp16 steps do not count.
+    Integer buffers are copied; float buffers are copied, or averaged by choice.
+
+    Args:
+        decay: d in [0, 1); or several, of which the one that is best on the select part is
+            judged.
+        warmup: `none`, `ratio` min(d, (1+t)/(10+t)), `power` min(d, 1-(1+t)^(-2/3)), or
+            `debias`: the average starts at zero and is divided by 1-d^t.
+        buffers: `copy` or `average` the float buffers (batch statistics).
+
+    Cost: no pass; 1 copy of the weights per decay, 3 memory transfers of it per update.
+
+    Raises:
+        InputError: used alone, `average` before the first `update`.
+
+    Paper: Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780.
+
+    >>> model = nn.Linear(2, 2)
+    >>> ema = EMA(decay=0.99)
+    >>> ema.update(model)               # after optimizer.step()
+    >>> with ema.average(model):        # weights come back on exit, also after an error
+    ...     predicted = model(torch.ones(1, 2))
+    """
+
+    decay: float | tuple[float, ...] = number(0.999, 0.0, 1.0, open_high=True, several=True)
+    warmup: str = choice("ratio", "none", "ratio", "power", "debias")
+    buffers: str = choice("copy", "copy", "average")
+
+    name: ClassVar[str] = "ema"
+    layer: ClassVar[Layer] = Layer.AVERAGE
+    owns: ClassVar[frozenset[Resource]] = frozenset({Resource.EVALUATION_WEIGHTS})
+    placements: ClassVar[Placement] = Placement.OBSERVER
+    neutral: ClassVar[dict[str, Any]] = {"decay": 0.0}
+    card: ClassVar[Card] = Card(
+        title="Exponential moving average", paper="arXiv:1703.01780",
+        cost="no pass, +1 copy of the weights", tier=1, phase="whole training", data="any",
+        avoid_when="training is so short that the average lags (1/(1-decay) updates)",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        self._updates = self._chosen = 0
+        self._products: list[float] = []
+        self._names: list[str] = []
+        self._sources: list[Tensor] = []
+        self._shadows: list[list[Tensor]] = []
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """All decays that are averaged with."""
+        several = isinstance(self.decay, list | tuple)
+        return tuple(self.decay) if several else (self.decay,)  # type: ignore[arg-type]
+
+    @property
+    def view(self) -> str:
+        return f"{self.key}[{self._chosen}]"
+
+    # the core: torch alone -------------------------------------------------------------------
+    def begin(self, model: nn.Module) -> None:
+        """Average from the model's present weights on."""
+        named = dict(model.named_parameters())
+        if self.buffers == "average":
+            named |= {n: b for n, b in model.named_buffers() if b.is_floating_point()}
+        self._names, self._sources = list(named), list(named.values())
+        self._updates, self._products = 0, [1.0] * len(self.decays)
+        self._shadows = [[_wide(t.detach()).clone() for t in self._sources] for _ in self.decays]
+        if self.warmup == "debias":
+            for shadow in self._shadows:
+                torch._foreach_zero_(shadow)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take the model's weights into the average; call it after the optimizer's step."""
+        if not self._shadows:
+            self.begin(model)
+        self._updates += 1
+        sources = [_wide(tensor) for tensor in self._sources]
+        for at, (decay, shadow) in enumerate(zip(self.decays, self._shadows, strict=True)):
+            d = decay_at(self._updates, decay, self.warmup)
+            self._products[at] *= d
+            torch._foreach_lerp_(shadow, sources, 1.0 - d)
+
+    @contextmanager
+    @torch.no_grad()
+    def average(self, model: nn.Module) -> Iterator[None]:
+        """The averaged weights in the model's place, for the length of a `with`."""
+        if not self._shadows:
+            raise InputError(f"{self.key}: nothing is averaged yet; call update(model) first.")
+        if self.warmup == "debias" and self._updates == 0:
+            yield
+            return
+        backup = [tensor.detach().clone() for tensor in self._sources]
+        scale = 1.0 / (1.0 - self._products[self._chosen]) if self.warmup == "debias" else 1.0
+        try:
+            # in place: tied weights, optimizer state and compiled graphs keep their tensors
+            for tensor, shadow in zip(self._sources, self._shadows[self._chosen], strict=True):
+                tensor.copy_(shadow if scale == 1.0 else shadow * scale)
+            with torch.enable_grad():
+                yield
+        finally:
+            torch._foreach_copy_(self._sources, backup)
+
+    # the moments -----------------------------------------------------------------------------
+    def start(self, run: Training) -> None:
+        self.begin(run.module)
+
+    def after_update(self, run: Training) -> None:
+        self.update(run.module)
+
+    def evaluating(self, run: Training) -> AbstractContextManager[None]:
+        return self.average(run.module)
+
+    def predictor(self, run: Training, inner: Callable[[], Predictor]) -> Predictor:
+        if len(self.decays) > 1 and run.score is not None:
+            scores = []
+            for at in range(len(self.decays)):
+                self._chosen = at
+                scores.append(run.score(inner()))
+            self._chosen = scores.index(max(scores))
+        return inner()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "updates": self._updates, "chosen": self._chosen, "products": list(self._products),
+            "shadows": [dict(zip(self._names, s, strict=True)) for s in self._shadows],
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._updates, self._chosen = state["updates"], state["chosen"]
+        self._products = list(state["products"])
+        for shadow, saved in zip(self._shadows, state["shadows"], strict=True):
+            for name, tensor in zip(self._names, shadow, strict=True):
+                tensor.copy_(saved[name])
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    # with d = 0.999 a bf16 average would never move: its steps are below the format's resolution
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

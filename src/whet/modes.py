@@ -1,0 +1,109 @@
+"""Training, evaluation and frozen modes of modules, put in place and undone."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from whet.errors import InputError
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode; each goes back to the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch normalisations that keep running statistics, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+        and module.running_mean is not None
+    }  # fmt: skip
+
+
+@contextmanager
+def still_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation as in training, but its running statistics do not move."""
+    norms = [norm for norm in batch_norms(model).values() if norm.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    buffers = [(norm, norm.running_mean, norm.running_var) for norm in norms]
+    try:
+        for norm in norms:
+            norm.running_mean = norm.running_var = None
+        yield
+    finally:
+        for norm, mean, var in buffers:
+            norm.track_running_stats = True
+            norm.running_mean, norm.running_var = mean, var
+
+
+def match(names: Sequence[str], pattern: str) -> list[str]:
+    """Names that equal the pattern, match it as a glob, or lie below it (`encoder`)."""
+    return [
+        name for name in names
+        if name == pattern or fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + ".")
+    ]  # fmt: skip
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """Stop the gradients of the parameters that match, and give the modules wholly frozen.
+
+    Raises:
+        InputError: a pattern matches no parameter; the message lists candidates.
+    """
+    named = dict(model.named_parameters())
+    frozen: set[str] = set()
+    for pattern in patterns:
+        found = match(list(named), pattern)
+        if not found:
+            tops = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in named))
+            raise InputError(
+                f"freeze: no parameter matches {pattern!r}; there are: {', '.join(tops[:30])}"
+            )
+        frozen.update(found)
+    for name in frozen:
+        named[name].requires_grad_(False)
+    return [
+        module for prefix, module in model.named_modules()
+        if _wholly(module, prefix, frozen)
+    ]  # fmt: skip
+
+
+def _wholly(module: nn.Module, prefix: str, frozen: set[str]) -> bool:
+    names = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters()]
+    return bool(names) and all(name in frozen for name in names)
+
+
+def train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
+    """Training mode for all but the frozen modules, whose dropout and statistics stand still."""
+    model.train()
+    for module in frozen:
+        module.eval()
+
+
+def copy_buffers(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """`(buffer, copy)` of every buffer, for putting back after a skipped step."""
+    return [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+
+@torch.no_grad()
+def put_back(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Write the copies back into their tensors."""
+    for tensor, copy in pairs:
+        tensor.copy_(copy)

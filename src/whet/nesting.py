@@ -1,0 +1,131 @@
+"""How methods nest: order by layer, clashes by resource, and the picture of it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+from whet import settings
+from whet.errors import Clash
+from whet.method import Method, Resource
+
+MOMENTS = ("step", "gradients", "forward", "backward")
+
+
+def overrides(method: Method, moment: str) -> bool:
+    """Whether a method changes a moment."""
+    return getattr(type(method), moment) is not getattr(Method, moment)
+
+
+def arrange(methods: Sequence[Method]) -> list[Method]:
+    """The methods from outermost to innermost: by layer, then as listed.
+
+    Raises:
+        InputError: a setting lies outside its range.
+        Clash: two methods claim one resource in the same interval, two have one identity, or
+            `outside` declarations form a cycle.
+    """
+    for method in methods:
+        settings.check(method, method.key)
+    for a, b in combinations(methods, 2):
+        if _overlap(a, b):
+            _refuse(a, b)
+    return _sorted(methods)
+
+
+def clash(a: Method, b: Method) -> Resource | None:
+    """The resource that two methods cannot share, if there is one."""
+    contested = (a.owns & (b.owns | b.uses)) | (b.owns & a.uses)
+    return min(contested, key=lambda resource: resource.value) if contested else None
+
+
+def _overlap(a: Method, b: Method) -> bool:
+    return a.span[0] < b.span[1] and b.span[0] < a.span[1]
+
+
+def _refuse(a: Method, b: Method) -> None:
+    if a.key == b.key:
+        raise Clash(
+            f"{a.key} stands twice in the same interval of training. Remove one, or give them "
+            f"disjoint spans: {a.key}.during(0, 0.5) and {a.key}.during(0.5, 1)."
+        )
+    resource = clash(a, b)
+    if resource is not None:
+        raise Clash(
+            f"{a.key} and {b.key} both claim the {resource.value}. Use one of them, or disjoint "
+            f"spans: {a.key}.during(0, 0.5) and {b.key}.during(0.5, 1)."
+        )
+
+
+def _sorted(methods: Sequence[Method]) -> list[Method]:
+    rank = {id(m): (m.layer, at) for at, m in enumerate(methods)}
+    forced = {(id(a), id(b)) for a in methods for b in methods if b.name in a.outside and a is not b}
+    inner: dict[int, list[Method]] = {id(m): [] for m in methods}
+    waits = {id(m): 0 for m in methods}
+    for a in methods:
+        for b in methods:
+            by_layer = a.layer < b.layer and (id(b), id(a)) not in forced
+            if by_layer or (id(a), id(b)) in forced:
+                inner[id(a)].append(b)
+                waits[id(b)] += 1
+    ready = [(rank[id(m)], m) for m in methods if waits[id(m)] == 0]
+    heapq.heapify(ready)
+    result: list[Method] = []
+    while ready:
+        _, method = heapq.heappop(ready)
+        result.append(method)
+        for other in inner[id(method)]:
+            waits[id(other)] -= 1
+            if waits[id(other)] == 0:
+                heapq.heappush(ready, (rank[id(other)], other))
+    if len(result) < len(methods):
+        stuck = ", ".join(m.key for m in methods if m not in result)
+        raise Clash(f"{stuck} each want to stand outside the other: remove one `outside`.")
+    return result
+
+
+def wrap(run: Any, methods: Sequence[Method], moment: str, innermost: Callable[..., Any]) -> Any:
+    """The moment as one callable, with every method that changes it around the innermost."""
+    call = innermost
+    for method in reversed(methods):
+        if overrides(method, moment):
+            call = _bind(getattr(method, moment), run, call)
+    return call
+
+
+def _bind(moment: Callable[..., Any], run: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
+    # a closure of one positional call is the quickest that Python offers, and this is the hot path
+    def bound(subject: Any) -> Any:
+        return moment(run, subject, inner)
+
+    return bound
+
+
+def explain(objective: Method, methods: Sequence[Method]) -> str:
+    """The nesting in print, outermost first."""
+    ordered = arrange(methods)
+
+    def line(moment: str, last: str) -> str:
+        names = [_label(m) for m in ordered if overrides(m, moment)]
+        return " > ".join([*names, last])
+
+    def listed(moment: str) -> list[str]:
+        return [_label(m) for m in ordered if overrides(m, moment)]
+
+    rows = [
+        ("step", line("step", "gradients, update")),
+        ("gradients", line("gradients", "every micro-batch")),
+        ("  forward", line("forward", objective.name)),
+        ("  backward", line("backward", "loss.backward()")),
+        ("update", " > ".join([*listed("before_update"), "optimizer", *listed("after_update")])),
+        ("evaluate", " > ".join([*listed("evaluating"), "model"])),
+        ("predict", line("predictor", "evaluated model")),
+    ]
+    return "\n".join(f"{name:<11} {text}" for name, text in rows)
+
+
+def _label(method: Method) -> str:
+    a, b = method.span
+    return method.key if method.span == (0.0, 1.0) else f"{method.key}[{a:g}..{b:g}]"

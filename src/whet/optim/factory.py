@@ -1,0 +1,112 @@
+"""Optimizers and schedules from plain values, so that a recipe can be written as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from whet.errors import InputError, UnknownName
+from whet.optim.groups import decay_groups
+
+Spec = str | Mapping[str, Any] | Callable[..., Any] | None
+
+_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    kind.__name__.lower(): kind
+    for kind in (
+        torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam,
+        torch.optim.NAdam, torch.optim.Adagrad, torch.optim.RMSprop,
+    )  # fmt: skip
+}
+
+
+def _split(spec: Spec, default: str) -> tuple[str, dict[str, Any]]:
+    if spec is None or isinstance(spec, str):
+        return spec or default, {}
+    assert isinstance(spec, Mapping)
+    rest = dict(spec)
+    return str(rest.pop("name", default)), rest
+
+
+def optimizer(spec: Spec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimizer from `"adamw"`, `{"name": "sgd", "lr": 0.1}`, or a function of parameters.
+
+    Weight decay spares biases and norms. The default learning rate is 1e-3 (0.1 for sgd).
+
+    Raises:
+        UnknownName: no optimizer of that name.
+        InputError: a setting that the optimizer does not have.
+    """
+    wanted = list(parameters)
+    if callable(spec):
+        made: torch.optim.Optimizer = spec(wanted)
+        return made
+    name, given = _split(spec, "adamw")
+    if name not in _OPTIMIZERS:
+        raise UnknownName("optimizer", name, _OPTIMIZERS)
+    values = {"lr": 0.1 if name == "sgd" else 1e-3, "weight_decay": 0.01, **given}
+    if name in ("sgd", "adam", "adagrad", "rmsprop") and "weight_decay" not in given:
+        values["weight_decay"] = 0.0
+    groups = decay_groups(wanted, values["weight_decay"])
+    try:
+        return _OPTIMIZERS[name](groups, **values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {name}: {error}") from error
+
+
+def _cosine(progress: float, floor: float) -> float:
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _linear(progress: float, floor: float) -> float:
+    return floor + (1.0 - floor) * (1.0 - progress)
+
+
+def _constant(progress: float, floor: float) -> float:
+    return 1.0
+
+
+_SHAPES = {"constant": _constant, "cosine": _cosine, "linear": _linear}
+
+
+def _factor(
+    update: int, *, shape: Callable[[float, float], float], warmup: int, updates: int, floor: float
+) -> float:
+    if update < warmup:
+        return (update + 1) / (warmup + 1)
+    return shape(min(1.0, (update - warmup) / max(1, updates - warmup)), floor)
+
+
+def schedule(spec: Spec, given: torch.optim.Optimizer, updates: int) -> Any:
+    """A scheduler stepped per update, or None for a constant rate without warm-up.
+
+    Args:
+        spec: `"cosine"`, `"linear"`, `"constant"`, or `{"name": "cosine", "warmup": 0.1, "floor":
+            0.01}` with warm-up as a fraction of the stage and floor as a share of the rate; or a
+            function of (optimizer, updates).
+        given: the optimizer.
+        updates: length of the stage.
+    """
+    if spec is None:
+        return None
+    if callable(spec):
+        return spec(given, updates)
+    name, values = _split(spec, "constant")
+    if name not in _SHAPES:
+        raise UnknownName("schedule", name, _SHAPES)
+    warmup, floor = float(values.pop("warmup", 0.0)), float(values.pop("floor", 0.0))
+    if values:
+        raise UnknownName(f"setting of schedule {name}", next(iter(values)), ["warmup", "floor"])
+    if not (0.0 <= warmup < 1.0 and 0.0 <= floor <= 1.0):
+        raise InputError(f"schedule {name}: warmup lies in [0, 1) and floor in [0, 1].")
+    if name == "constant" and warmup == 0.0:
+        return None
+    factor = partial(
+        _factor, shape=_SHAPES[name], warmup=round(warmup * updates), updates=updates, floor=floor
+    )
+    return LambdaLR(given, factor)

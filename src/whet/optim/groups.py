@@ -1,0 +1,25 @@
+"""Parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices decay; biases, norms' scales and shifts (below two dimensions) do not.
+
+    >>> layer = nn.Linear(2, 3)
+    >>> [len(group["params"]) for group in decay_groups(layer.parameters(), 0.1)]
+    [1, 1]
+    """
+    wanted = list(parameters)
+    matrices = [p for p in wanted if p.ndim >= 2]
+    vectors = [p for p in wanted if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

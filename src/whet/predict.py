@@ -1,0 +1,178 @@
+"""From a batch to probabilities: what is judged, saved and exported."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from whet import metrics as measures
+from whet import objectives
+from whet.batch import Batch
+from whet.errors import CheckpointError, InputError
+from whet.modes import evaluation_mode
+from whet.objectives.families import Family, family
+from whet.training import Training
+
+State = dict[str, Tensor]
+
+
+def model_state(module: nn.Module) -> State:
+    """A copy of all parameters and buffers that a checkpoint would hold."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+class Predictor(ABC):
+    """A function from a batch to probabilities (predictions, for reals)."""
+
+    family: Family
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Tensor:
+        """Probabilities `(N, C)`; predictions `(N,)` or `(N, D)` for reals."""
+
+    @abstractmethod
+    def members(self) -> list[State]:
+        """The weights it predicts with, one state per member."""
+
+    def save(self, path: str | Path) -> None:
+        """Write all members to one safetensors file; whole or not at all."""
+        from safetensors.torch import save
+
+        from whet.checkpoint import write_whole
+
+        states = self.members()
+        tensors = {
+            f"{at}/{name}": tensor.detach().cpu().contiguous().clone()
+            for at, state in enumerate(states)
+            for name, tensor in state.items()
+        }
+        about = {"whet": json.dumps({"family": self.family.name, "members": len(states)})}
+        write_whole(Path(path), save(tensors, about))
+
+    @staticmethod
+    def load(path: str | Path, model: nn.Module) -> Predictor:
+        """A predictor from a file, with a model of the same architecture."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                about = json.loads((file.metadata() or {})["whet"])
+                states: list[State] = [{} for _ in range(about["members"])]
+                for key in file.keys():  # noqa: SIM118 - not a mapping
+                    at, name = key.split("/", 1)
+                    states[int(at)][name] = file.get_tensor(key)
+        except (SafetensorError, KeyError, OSError) as error:
+            raise CheckpointError(f"{path} is no predictor that whet saved: {error}") from error
+        _check_architecture(model, states[0], path)
+        made = [ModelPredictor(model, state, family(about["family"])) for state in states]
+        return made[0] if len(made) == 1 else MeanPredictor(made)
+
+
+def _check_architecture(model: nn.Module, state: State, path: object) -> None:
+    have, want = set(model.state_dict()), set(state)
+    if have != want:
+        lost, new = sorted(want - have), sorted(have - want)
+        raise CheckpointError(
+            f"{path} fits another model: it holds {lost[:5]} that the model lacks, and lacks "
+            f"{new[:5]}. Build the model that was trained."
+        )
+
+
+class ModelPredictor(Predictor):
+    """A model under given weights and buffers, in evaluation mode.
+
+    The weights are put in place for a call only, so that the module may go on training.
+    """
+
+    def __init__(
+        self, model: nn.Module, state: State, kind: Family,
+        autocast: Callable[[], Any] | None = None,
+    ) -> None:
+        self.model, self.state, self.family, self.autocast = model, state, kind, autocast
+
+    @classmethod
+    def capture(cls, run: Training) -> ModelPredictor:
+        """The model as it stands now, weights and buffers copied."""
+        return cls(run.module, model_state(run.module), run.objective.family, run.autocast)
+
+    def members(self) -> list[State]:
+        return [self.state]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        device = next(iter(self.state.values())).device if self.state else torch.device("cpu")
+        inputs = batch.to(device).inputs
+        args, kwargs = _arguments(inputs)
+        with torch.no_grad(), evaluation_mode(self.model):
+            if self.autocast is None:
+                output = functional_call(self.model, self.state, args, kwargs)
+            else:
+                with self.autocast():
+                    output = functional_call(self.model, self.state, args, kwargs)
+        return self.family.probabilities(objectives.logits(output).float())
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+
+
+class MeanPredictor(Predictor):
+    """The mean of the members' probabilities."""
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        if not predictors:
+            raise InputError("a mean of predictors needs at least one.")
+        self.predictors, self.family = list(predictors), predictors[0].family
+
+    def members(self) -> list[State]:
+        return [state for predictor in self.predictors for state in predictor.members()]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        total = self.predictors[0](batch)
+        for predictor in self.predictors[1:]:
+            total = total + predictor(batch)
+        return total / len(self.predictors)
+
+
+def predict(predictor: Predictor, batches: Iterable[Batch]) -> tuple[Any, Any]:
+    """Probabilities and targets of all items that have a target, as numpy arrays."""
+    probabilities, targets = [], []
+    for batch in batches:
+        if batch.targets is None:
+            continue
+        output = predictor(batch).cpu()
+        truth = batch.targets.cpu()
+        mask = predictor.family.item_mask(truth)
+        rows = None if batch.mask is None else batch.mask.cpu()
+        if mask is None:
+            mask = rows
+        elif rows is not None:
+            mask = mask & rows[:, None]
+        probabilities.append(output if mask is None else output[mask])
+        targets.append(truth if mask is None else truth[mask])
+    if not targets:
+        raise InputError("there is nothing to evaluate on: no row of the data has a target.")
+    return (torch.cat(probabilities).double().numpy(), np.asarray(torch.cat(targets)))
+
+
+def evaluate(
+    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None
+) -> dict[str, float]:
+    """Metrics of a predictor; the family's defaults where none are named."""
+    name = predictor.family.name
+    if name == "embedding":
+        raise InputError(
+            "embeddings have no targets to be judged by: train a probe on them (a second stage "
+            "with an objective that has targets)."
+        )
+    wanted = measures.resolve(metrics or measures.defaults(name), name)
+    return measures.evaluate(wanted, *predict(predictor, batches))

@@ -1,0 +1,343 @@
+"""One execution of a recipe with one seed."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from whet import checkpoint, modes, optim, seeding
+from whet import predict as prediction
+from whet.batch import Batch
+from whet.errors import CheckpointError, InputError
+from whet.loading import Epochs, open_loader
+from whet.metrics import resolve
+from whet.predict import Predictor, model_state
+from whet.stack import Stack
+from whet.stage import Recipe, Stage
+from whet.task import Task
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def open_fabric(device: str, precision: str, scaler: torch.amp.GradScaler | None) -> Fabric:
+    """Fabric for one device; whet's scaler is the one that Fabric scales with."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision
+
+    if precision == "fp32":
+        return Fabric(accelerator=device, devices=1)
+    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    mixed = MixedPrecision(PRECISIONS[precision], kind, scaler)  # type: ignore[arg-type]
+    return Fabric(accelerator=device, devices=1, plugins=[mixed])
+
+
+class Run:
+    """One execution of a recipe: model, position and artifacts; resumable at every step.
+
+    The loop, stage by stage:
+
+        while the stage's updates have not all happened:
+            window = the next `accumulate` batches, never across the end of an epoch
+            stack.gradients(window)
+            happened = stack.update()      # unscale, before_update, step, after_update
+            evaluate on the select part and save a checkpoint when due
+
+    Args:
+        task: model, data, objective, metrics, resources.
+        recipe: a Recipe, or one Stage.
+        seed: decides, with the position, everything random.
+        folder: where checkpoints go; None keeps nothing. A run that finds its own checkpoint
+            there continues from it.
+        device: `auto`, `cpu` or `cuda`.
+        precision: `fp32`, `bf16` or `fp16` (needs CUDA).
+        evaluate_every: updates between evaluations on the select part; None for stage ends only.
+        checkpoint_every: updates between checkpoints; None for stage ends only.
+        keep: how many checkpoints stay.
+        on_update: called with the run after each update, for progress displays.
+
+    >>> task = Task(torch.nn.Linear(2, 2), (torch.ones(8, 2), torch.zeros(8, dtype=torch.long)))
+    >>> run = Run(task, Stage(updates=3, batch_size=4)).fit()
+    >>> run.updates
+    3
+    """
+
+    def __init__(
+        self, task: Task, recipe: Recipe | Stage, seed: int = 0, *,
+        folder: str | Path | None = None, device: str = "auto", precision: str = "fp32",
+        evaluate_every: int | None = None, checkpoint_every: int | None = None, keep: int = 2,
+        on_update: Callable[[Run], None] | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}.")
+        if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
+            raise InputError("precision='fp16' needs CUDA; on a CPU use 'bf16' or 'fp32'.")
+        self.task, self.seed = task, seed
+        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe([recipe])
+        self.folder = Path(folder) if folder is not None else None
+        self.evaluate_every, self.checkpoint_every, self.keep = (
+            evaluate_every, checkpoint_every, keep)  # fmt: skip
+        self.on_update, self.precision = on_update, precision
+        self.scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
+        self.fabric = open_fabric(device, precision, self.scaler)
+        self.module = task.model.to(self.fabric.device)
+        self._trainable = {n: p.requires_grad for n, p in self.module.named_parameters()}
+        self.stage_number, self.updates, self._offset = 0, 0, 0
+        self.history: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self._carried: dict[str, Any] = {}
+        self._enter(self.recipe.stages[0])
+        self._resume()
+
+    # stages ----------------------------------------------------------------------------------
+    @property
+    def stage(self) -> Stage:
+        """The stage that is being trained."""
+        return self.recipe.stages[self.stage_number]
+
+    def _loader(self, stage: Stage, purpose: str) -> Epochs:
+        data = self.task.train if stage.data is None else stage.data
+        return open_loader(
+            data, stage.batch_size, seeding.key(self.seed, self.stage_number), purpose,
+            drop_last=stage.drop_last, workers=stage.workers, collate=self.task.collate,
+        )  # fmt: skip
+
+    def _length(self, stage: Stage) -> int:
+        if stage.updates is not None:
+            return stage.updates
+        assert stage.epochs is not None
+        if self.loader.batches is None:
+            raise InputError(
+                "the training data does not say how long an epoch is: give Stage(updates=N) "
+                "instead of epochs."
+            )
+        return max(1, round(stage.epochs * -(-self.loader.batches // stage.accumulate)))
+
+    def _enter(self, stage: Stage) -> None:
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(self._trainable[name])
+        frozen = modes.freeze(self.module, stage.freeze)
+        modes.train_mode(self.module, frozen)
+        self.loader = self._loader(stage, "train")
+        length = self._length(stage)
+        self.stack = Stack(
+            self.module, self.task.objective if stage.objective is None else stage.objective,
+            self.recipe.methods_of(stage), scaler=self.scaler, updates=length,
+            resources=self.task.resources, seed=self.seed, stage=self.stage_number,
+            backward=None if self.precision == "fp32" else self.fabric.backward,
+            optimizer=lambda parameters: optim.optimizer(stage.optimizer, parameters),
+        )  # fmt: skip
+        run = self.stack.run
+        run.train = lambda purpose: self._loader(stage, purpose)
+        if self.precision != "fp32":
+            run.model = self.fabric.setup_module(self.module)
+            run.autocast = self.fabric.autocast
+        run.heads.to(self.fabric.device)
+        run.score = self._score if self.task.select is not None else None
+        self.stack.carry(self._carried)
+        self.stack.set_scheduler(optim.schedule(stage.schedule, self.stack.optimizer, length))
+        self._frozen = frozen
+
+    def _hand_over(self) -> None:
+        """Leave a finished stage: what the next one starts from, and what lives on."""
+        state = self.stack.state_dict()
+        kept = self.recipe.kept()
+        self._carried = {key: value for key, value in state["states"].items() if key in kept}
+        heads = dict(self.stack.run.heads.items())
+        start = self.recipe.stages[self.stage_number + 1].starts_from
+        if start == "evaluation":
+            with self.stack.evaluating():
+                weights = model_state(self.module)
+            self.module.load_state_dict(weights)
+        elif start != "training":
+            weights = Predictor.load(start, self.module).members()[0]
+            self.module.load_state_dict(weights)
+        self.stage_number, self._offset = self.stage_number + 1, 0
+        self._enter(self.stage)
+        for name, head in heads.items():
+            if name in self.stack.run.heads and name in kept:
+                self.stack.run.heads[name].load_state_dict(head.state_dict())
+
+    # the loop --------------------------------------------------------------------------------
+    def fit(self, until: int | None = None) -> Self:
+        """Train to the end of the recipe, or until so many updates have happened in all."""
+        while until is None or self.updates < until:
+            if self.stack.run.updates >= (self.stack.run.total or 0):
+                if self.stage_number + 1 == len(self.recipe.stages):
+                    break
+                self._hand_over()
+                continue
+            self._train_stage(until)
+        if self.folder is not None and self._saved_at != self.updates:
+            self.save()
+        return self
+
+    def _train_stage(self, until: int | None) -> None:
+        run = self.stack.run
+        total = run.total or 0
+        for batches in self._windows():
+            happened = self._update(batches)
+            if happened:
+                self._due(run.updates >= total)
+            if run.updates >= total or (until is not None and self.updates >= until):
+                return
+
+    def _windows(self) -> Iterator[list[Batch]]:
+        run, size = self.stack.run, self.stage.accumulate
+        while True:
+            batches = self.loader.epoch(run.epoch, self._offset)
+            while window := list(islice(batches, size)):
+                self._offset += len(window)
+                self._last = self.loader.batches is not None and self._offset >= self.loader.batches
+                yield window
+                if self._last:
+                    break
+            else:
+                self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        self._offset = 0
+        self.stack.end_epoch()
+
+    def _update(self, batches: list[Batch]) -> bool:
+        happened = self.stack.step(batches)
+        if self._last:  # before a checkpoint can be due, so that it stands at the next epoch
+            self._end_epoch()
+        self.updates += happened
+        if self.on_update is not None:
+            self.on_update(self)
+        return happened
+
+    def _due(self, ended: bool) -> None:
+        if self.task.select is not None and (ended or _divides(self.evaluate_every, self.updates)):
+            self._note(self.evaluate("select"))
+        if self.folder is not None and (ended or _divides(self.checkpoint_every, self.updates)):
+            self.save()
+
+    def _note(self, metrics: dict[str, float]) -> None:
+        self.stack.evaluated(metrics)
+        row = {"update": self.updates, "stage": self.stage_number, "loss": self.stack.loss}
+        self.history.append({**row, "metrics": metrics})
+
+    # what is judged --------------------------------------------------------------------------
+    def predictor(self) -> Predictor:
+        """What is judged and exported."""
+        return self.stack.predictor()
+
+    def evaluate(self, part: str = "judge") -> dict[str, float]:
+        """Metrics on a part of the task: `select`, `judge` or `train`."""
+        return prediction.evaluate(self.predictor(), self._part(part), self.task.metrics)
+
+    def _part(self, part: str) -> Iterator[Batch]:
+        data = getattr(self.task, part)
+        if data is None:
+            raise InputError(f"the task has no {part} part to evaluate on: give it {part}=.")
+        loader = open_loader(
+            data, max(self.stage.batch_size, 256), self.seed, part, shuffle=False,
+            collate=self.task.collate,
+        )  # fmt: skip
+        return loader.epoch(0)
+
+    def _score(self, predictor: Predictor) -> float:
+        """The deciding metric on the select part; more is better."""
+        metrics = prediction.evaluate(predictor, self._part("select"), self.task.metrics)
+        name, value = next(iter(metrics.items()))
+        [metric] = [m for m in self._metrics() if m.name == name]
+        return value if metric.higher_is_better else -value
+
+    def _metrics(self) -> list[Any]:
+        from whet.metrics import defaults
+
+        name = self.stack.objective.family.name
+        return resolve(self.task.metrics or defaults(name), name)
+
+    # checkpoints -----------------------------------------------------------------------------
+    _saved_at: int | None = None
+    _last: bool = False
+
+    def manifest(self) -> dict[str, Any]:
+        """What "to the bit" depends on."""
+        return {
+            "torch": torch.__version__, "python": platform.python_version(),
+            "machine": platform.machine(), "device": str(self.fabric.device),
+            "threads": torch.get_num_threads(), "precision": self.precision, "world_size": 1,
+            "seed": self.seed,
+        }  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the run continues from: tensors and plain values."""
+        scheduler = self.stack.run.scheduler
+        return {
+            "stage": self.stage_number, "updates": self.updates, "offset": self._offset,
+            "seed": self.seed, "stages": len(self.recipe.stages), "history": self.history,
+            "model": self.module.state_dict(), "stack": self.stack.state_dict(),
+            "optimizer": self.stack.optimizer.state_dict(),
+            "scheduler": None if scheduler is None else scheduler.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }  # fmt: skip
+
+    def save(self) -> Path:
+        """Write a checkpoint, whole or not at all."""
+        if self.folder is None:
+            raise InputError("this run has no folder to save to: pass folder= to Run.")
+        place = checkpoint.save(
+            self.folder / "checkpoints", self.updates, self.state_dict(), keep=self.keep
+        )
+        manifest = json.dumps(self.manifest() | {"explain": self.stack.explain()}, indent=1)
+        checkpoint.write_whole(self.folder / "run.json", manifest.encode())
+        self._saved_at = self.updates
+        return place
+
+    def _resume(self) -> None:
+        if self.folder is None:
+            return
+        state, notes = checkpoint.newest(self.folder / "checkpoints")
+        self.notes += notes
+        if state is not None:
+            self.load_state_dict(state)
+            self._saved_at = self.updates
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state.
+
+        Raises:
+            CheckpointError: it belongs to another seed, recipe or set of methods.
+        """
+        here = {"seed": self.seed, "stages": len(self.recipe.stages)}
+        for name, value in here.items():
+            if state[name] != value:
+                raise CheckpointError(
+                    f"the checkpoint has {name} {state[name]} and this run {value}. Use another "
+                    "folder for another run."
+                )
+        self._carried = {}
+        self.stage_number, self._offset = state["stage"], state["offset"]
+        self._enter(self.stage)
+        _load_model(self.module, state["model"])
+        self.stack.load_state_dict(state["stack"])
+        self.stack.optimizer.load_state_dict(state["optimizer"])
+        if state["scheduler"] is not None and self.stack.run.scheduler is not None:
+            self.stack.run.scheduler.load_state_dict(state["scheduler"])
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.updates, self.history = state["updates"], list(state["history"])
+
+
+def _divides(every: int | None, updates: int) -> bool:
+    return every is not None and updates % every == 0
+
+
+def _load_model(module: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's model is another one: {error}") from error

@@ -1,0 +1,79 @@
+"""Settings are dataclass fields with a stated range, checked before training begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from whet.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """An interval of numbers, or a set of choices."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    whole: bool = False
+    choices: tuple[object, ...] = ()
+
+    def __str__(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(map(repr, self.choices))
+        left = "(" if self.open_low or self.low == -math.inf else "["
+        right = ")" if self.open_high or self.high == math.inf else "]"
+        kind = "whole number in " if self.whole else ""
+        return f"{kind}{left}{self.low:g}, {self.high:g}{right}"
+
+    def holds(self, value: object) -> bool:
+        """Whether the value lies in the range."""
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            return False
+        if self.whole and not float(value).is_integer():
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+
+def number(
+    default: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+    whole: bool = False,
+    several: bool = False,
+) -> Any:
+    """A numeric setting with its range; `several` allows a list of such numbers too."""
+    span = Range(low, high, open_low, open_high, whole)
+    return dataclasses.field(default=default, metadata={"range": span, "several": several})
+
+
+def choice(default: Any, *choices: object) -> Any:
+    """A setting that is one of a few values."""
+    return dataclasses.field(default=default, metadata={"range": Range(choices=choices)})
+
+
+def fields(kind: type) -> list[dataclasses.Field[Any]]:
+    """The constructor's settings of a dataclass."""
+    return [field for field in dataclasses.fields(kind) if field.init]
+
+
+def check(owner: object, name: str) -> None:
+    """Raise where a setting lies outside its range, naming owner, setting, value and range."""
+    for field in fields(type(owner)):
+        allowed: Range | None = field.metadata.get("range")
+        value = getattr(owner, field.name)
+        if allowed is None or (value is None and field.default is None):
+            continue
+        listed = field.metadata.get("several") and isinstance(value, Sequence)
+        if not all(allowed.holds(one) for one in (value if listed else [value])):
+            raise InputError(f"{name}: {field.name} is {value!r}; it must be {allowed}.")

@@ -1,0 +1,389 @@
+"""Methods nested around one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whet import modes, nesting, objectives
+from whet.batch import Batch
+from whet.errors import CheckpointError, Clash, InputError
+from whet.forward import Forward, Window
+from whet.loading import Epochs, open_loader
+from whet.method import Method, Resource
+from whet.predict import ModelPredictor, Predictor
+from whet.training import Optimizer, Training
+from whet.trouble import LossWatch
+
+
+_NEVER = 1 << 62
+
+
+def _unreachable(batch: Batch) -> Forward:
+    raise AssertionError("the objective is innermost")
+
+
+class Stack:
+    """Methods nested around one training step, for a plain loop or an engine.
+
+    A step is `gradients` over a window of micro-batches and then `update`, which is `unscale`,
+    `before_update`, the optimizer's step and `after_update`; each is public.
+
+    Args:
+        model: the module; calls go to `model_call` where given (compiled, or wrapped).
+        objective: a name or an Objective.
+        methods: Methods in any order; layers nest them.
+        optimizer: an optimizer, or a function from parameters to one. It may be set later, when a
+            method builds parameters (`stack.parameters()`).
+        scheduler: stepped once for each update that happened.
+        scaler: a GradScaler for fp16.
+        updates: length of the stage, needed where a method has a span or a cycle.
+        data: the training data, for methods that read it themselves (PreciseBN).
+        batch_size: rows per batch of `data`.
+        resources: what methods name in `needs`: unlabelled data, views, a teacher.
+        seed: decides all randomness, together with the position.
+
+    Raises:
+        Clash, InputError, NotApplicable: before training begins.
+
+    >>> from whet.methods import EMA
+    >>> model = nn.Linear(2, 3)
+    >>> stack = Stack(model, "categorical", [EMA(0.9)], optimizer=torch.optim.SGD(
+    ...     model.parameters(), lr=0.1))
+    >>> stack.step((torch.ones(4, 2), torch.tensor([0, 1, 2, 0])))
+    True
+    >>> with stack.evaluating():
+    ...     judged = model(torch.ones(1, 2))
+    """
+
+    def __init__(
+        self, model: nn.Module, objective: objectives.Objective | str = "categorical",
+        methods: Sequence[Method] = (), *,
+        optimizer: Optimizer | Callable[[Any], Optimizer] | None = None, scheduler: Any = None,
+        scaler: torch.amp.GradScaler | None = None, updates: int | None = None, data: Any = None,
+        batch_size: int = 64, resources: Mapping[str, Any] | None = None, seed: int = 0,
+        stage: int = 0, backward: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        def train(purpose: str) -> Epochs:
+            return open_loader(data, batch_size, seed, purpose)
+
+        self.methods = nesting.arrange(methods)
+        self.objective = objectives.make(objective)
+        self.run = Training(
+            model, self.objective, seed=seed, stage=stage, updates=updates, resources=resources,
+            train=None if data is None else train,
+        )
+        self.run.scaler = scaler
+        self.set_scheduler(scheduler)
+        self.run.evaluating = self.evaluating
+        self.objective.conclude(self.run, self.methods)
+        self._check_spans()
+        for method in self.methods:
+            method.build(self.run)
+        self._given_optimizer = optimizer
+        self._send_back = backward or self._scaled_backward
+        self._watch = LossWatch()
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._active: list[Method] = []
+        self._carried: dict[str, Any] = {}
+        self._next_cut = _NEVER
+        self._open = self._judging = self._happened = False
+
+    # the nesting -----------------------------------------------------------------------------
+    def _check_spans(self) -> None:
+        cut = [m.key for m in self.methods if m.span != (0.0, 1.0)]
+        if cut and self.run.total is None:
+            raise InputError(
+                f"{', '.join(cut)} takes part in a fraction of training, so the stack must know "
+                "its length: pass updates=N to Stack."
+            )
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything trainable, with what methods built: what an optimizer should be given."""
+        return [p for p in self.run.parameters() if p.requires_grad]
+
+    def open(self) -> None:
+        """Begin: the optimizer is known, the methods of the first interval start."""
+        if not self._open:
+            self._check_optimizer()
+            self._open = True
+            self._activate()
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer, made from `parameters()` where a function was given."""
+        given = self._given_optimizer
+        if self.run.optimizer is None:
+            if given is None:
+                raise InputError("the stack has no optimizer: pass optimizer= to Stack.")
+            ready = isinstance(given, Optimizer)
+            self.run.optimizer = given if ready else given(self.parameters())
+        return self.run.optimizer
+
+    @optimizer.setter
+    def optimizer(self, given: Optimizer) -> None:
+        self._given_optimizer = self.run.optimizer = given
+
+    def set_scheduler(self, scheduler: Any) -> None:
+        """Step a scheduler once for each update that happens.
+
+        Raises:
+            Clash: a method owns the learning rate.
+        """
+        owner = [m.key for m in self.methods if Resource.LEARNING_RATE in m.owns]
+        if scheduler is not None and owner:
+            raise Clash(
+                f"{owner[0]} and the stage's schedule both claim the learning rate. Leave the "
+                f"schedule out (schedule=None), or train without {owner[0]}."
+            )
+        self.run.scheduler = scheduler
+
+    def _check_optimizer(self) -> None:
+        optimizer = self.optimizer
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        lost = [n for n, p in self.run.heads.named_parameters() if id(p) not in known]
+        if lost:
+            raise InputError(
+                f"methods built parameters that the optimizer does not hold: {', '.join(lost)}. "
+                "Make it from stack.parameters(), or pass optimizer=lambda p: AdamW(p, lr=...)."
+            )
+
+    def _cuts(self, method: Method) -> tuple[int, int]:
+        """The updates at which the method enters and leaves."""
+        total, (a, b) = self.run.total, method.span
+        endless = total is None or b == 1.0
+        return int(a * (total or 0)), _NEVER if endless else int(b * (total or 0))
+
+    def _activate(self) -> None:
+        """Rebuild the nesting for the interval that begins at this update."""
+        run, before = self.run, self._active
+        cuts = [(method, *self._cuts(method)) for method in self.methods]
+        self._active = [method for method, a, b in cuts if a <= run.updates < b]
+        self._next_cut = min((c for _, a, b in cuts for c in (a, b) if c > run.updates))
+        for method in self._active:
+            if method not in before:
+                method.start(run)
+                if method.key in self._carried:
+                    method.load_state_dict(self._carried.pop(method.key))
+        self._chain()
+
+    def _chain(self) -> None:
+        run, active = self.run, self._active
+        innermost = partial(self.objective.forward, run, inner=_unreachable)
+        self._forward = nesting.wrap(run, active, "forward", innermost)
+        self._backward = nesting.wrap(run, active, "backward", self._send)
+        self._gradients = nesting.wrap(run, active, "gradients", self._accumulate)
+        self._step = nesting.wrap(run, active, "step", self._plain_step)
+        self._before = [m.before_update for m in active if nesting.overrides(m, "before_update")]
+        self._after = [m.after_update for m in active if nesting.overrides(m, "after_update")]
+
+    def explain(self) -> str:
+        """The nesting in print, outermost first."""
+        return nesting.explain(self.objective, self.methods)
+
+    # one step --------------------------------------------------------------------------------
+    def step(self, batches: Any) -> bool:
+        """Gradients and update over one batch, or over a list of Batches as one window."""
+        micros = batches if isinstance(batches, Window) else self.window(batches)
+        self.open()
+        self._happened = False
+        self._step(micros)
+        return self._happened
+
+    def window(self, batches: Any) -> Window:
+        """The micro-batches of one update, on the model's device, with exact totals."""
+        several = isinstance(batches, list) and all(isinstance(b, Batch) for b in batches)
+        given = batches if several else [Batch.of(batches)]
+        if not given:
+            raise InputError("a window needs at least one batch; the list is empty.")
+        window = Window.of(given, self.objective.count)  # counted where the data lie: no waiting
+        device = self.run.device
+        if device.type != "cpu":
+            for batch in given:
+                self.objective.check_host(batch)
+            moved = tuple(batch.to(device) for batch in given)
+            window = Window(moved, window.items, window.rows, window.micros)
+        return window
+
+    def _plain_step(self, window: Window) -> None:
+        self.gradients(window)
+        self._happened = self.update()
+
+    def gradients(self, window: Window) -> None:
+        """Fill the gradients from a window.
+
+        Raises:
+            NonFiniteLoss: the loss is NaN or infinite; before the update on a CPU, one step late
+                on an accelerator, and never where a scaler will skip the step.
+        """
+        run = self.run
+        if not self._open:
+            self.open()
+        run.current = window
+        run.zero_grad()
+        run.forget_staged()
+        self._watch.begin(run)
+        if run.scaler is not None:
+            self._buffers = modes.copy_buffers(run.module)
+        self._gradients(window)
+        self._watch.end(run)
+
+    def _accumulate(self, window: Window) -> None:
+        run = self.run
+        for number, batch in enumerate(window.batches):
+            run.open_micro(number, batch, self._forward)
+            try:
+                self._backward(self._forward(batch))
+            finally:
+                run.close_micro()
+
+    def _send(self, forward: Forward) -> None:
+        window = self.run.current
+        assert window is not None
+        loss = forward.total(window)
+        self._watch.saw(self.run, forward, loss)
+        if loss.requires_grad:
+            self._send_back(loss)
+
+    def _scaled_backward(self, loss: Tensor) -> None:
+        scaler = self.run.scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> bool:
+        """Unscale, `before_update`, the optimizer's step, `after_update`; whether it happened."""
+        self.unscale()
+        self.before_update()
+        happened = self.step_optimizer()
+        self.after_update(happened)
+        return happened
+
+    def unscale(self) -> None:
+        """Bring fp16 gradients back to their true size."""
+        if self.run.scaler is not None:
+            assert self.run.optimizer is not None
+            self.run.scaler.unscale_(self.run.optimizer)
+
+    def before_update(self) -> None:
+        """Tell the methods that the gradients are whole."""
+        for method in self._before:
+            method(self.run)
+
+    def step_optimizer(self) -> bool:
+        """Step; False where the scaler found an overflow and skipped."""
+        optimizer, scaler = self.run.optimizer, self.run.scaler
+        assert optimizer is not None
+        if scaler is None:
+            optimizer.step()
+            return True
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        return scaler.get_scale() >= scale
+
+    def after_update(self, happened: bool) -> None:
+        """Advance: everything where the update happened, only the window where it did not."""
+        run = self.run
+        assert run.current is not None
+        if happened:
+            run.updates += 1
+            if run.scheduler is not None:
+                run.scheduler.step()
+            for method in self._after:
+                method(run)
+        else:
+            modes.put_back(self._buffers)
+            run.forget_staged()
+        self._watch.updated(happened)
+        run.window += 1
+        run.micros += run.current.micros
+        if run.updates >= self._next_cut:
+            self._activate()
+
+    @property
+    def loss(self) -> float:
+        """The last window's loss."""
+        return self._watch.value
+
+    # what is judged --------------------------------------------------------------------------
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode under the weights and buffers that are judged; undone on exit."""
+        if self._judging:
+            yield
+            return
+        self.open()
+        self._judging = True
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(modes.evaluation_mode(self.run.module))
+                for method in self._active:
+                    if nesting.overrides(method, "evaluating"):
+                        stack.enter_context(method.evaluating(self.run))
+                        self.run.views.append(method.view)
+                yield
+        finally:
+            self._judging = False
+            self.run.views.clear()
+
+    def predictor(self) -> Predictor:
+        """What is judged and exported: a copy that later training does not touch."""
+        self.open()
+        call: Callable[[], Predictor] = self._plain_predictor
+        for method in reversed(self._active):
+            if nesting.overrides(method, "predictor"):
+                call = partial(method.predictor, self.run, call)
+        return call()
+
+    def _plain_predictor(self) -> Predictor:
+        with self.evaluating():
+            return ModelPredictor.capture(self.run)
+
+    # moments that the host announces ---------------------------------------------------------
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """Tell the methods what the select part gave."""
+        for method in self._active:
+            method.evaluated(self.run, metrics)
+
+    def end_epoch(self) -> None:
+        """Tell the methods that the training data was gone through."""
+        self.run.epoch += 1
+        for method in self._active:
+            method.end_epoch(self.run)
+
+    # state -----------------------------------------------------------------------------------
+    def carry(self, states: Mapping[str, Any]) -> None:
+        """States that methods continue from when they start."""
+        self._carried.update(states)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, methods' states and what they built; model and optimizer are the host's."""
+        return {
+            "position": self.run.state_dict(),
+            "heads": self.run.heads.state_dict(),
+            "methods": [m.key for m in self.methods],
+            "states": {m.key: m.state_dict() for m in self._active},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state; after the model's and the optimizer's own.
+
+        Raises:
+            CheckpointError: the state belongs to other methods; both lists are named.
+        """
+        here = [method.key for method in self.methods]
+        if sorted(state["methods"]) != sorted(here):
+            raise CheckpointError(
+                f"the checkpoint holds the methods [{', '.join(state['methods'])}] and this stack "
+                f"[{', '.join(here)}]. Continue with the same methods, or begin a new stage that "
+                "starts from the checkpoint's weights."
+            )
+        self.run.load_state_dict(state["position"])
+        self.run.heads.load_state_dict(state["heads"])
+        self.carry(state["states"])
+        self._open, self._active = False, []
+        self.open()

@@ -1,0 +1,82 @@
+"""A span of training, and a list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from whet import methods as catalogue
+from whet.errors import InputError
+from whet.method import Method
+
+MethodLike = Method | str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A span of training with its data, optimizer, schedule, frozen parts and methods.
+
+    Args:
+        updates: length in updates that happen; or give `epochs`.
+        epochs: length in passes over the training data.
+        methods: Methods, names, or settings; their state begins anew with the stage.
+        optimizer: `"adamw"`, `{"name": "sgd", "lr": 0.1, "momentum": 0.9}`, or a function.
+        schedule: `"cosine"`, `{"name": "cosine", "warmup": 0.1}`, a function, or None.
+        batch_size: rows per micro-batch.
+        accumulate: micro-batches per update; the last window of an epoch may be shorter.
+        freeze: parameters (names, globs, or modules) that stand still, in evaluation mode.
+        objective: where it differs from the task's.
+        data: where it differs from the task's training data.
+        starts_from: `training` weights of the stage before, its `evaluation` weights, or the path
+            of a file that `Predictor.save` wrote.
+        drop_last: leave out an epoch's last batch where it is not full.
+        workers: processes that fetch samples of a Dataset.
+    """
+
+    updates: int | None = None
+    epochs: float | None = None
+    methods: Sequence[MethodLike] = ()
+    optimizer: Any = "adamw"
+    schedule: Any = None
+    batch_size: int = 64
+    accumulate: int = 1
+    freeze: Sequence[str] = ()
+    objective: Any = None
+    data: Any = None
+    starts_from: str = "training"
+    drop_last: bool = False
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.updates is None) == (self.epochs is None):
+            raise InputError("a Stage is `updates` or `epochs` long: give exactly one of them.")
+        length = self.updates if self.updates is not None else self.epochs
+        if length is None or length <= 0:
+            raise InputError(f"a Stage's length is {length}; it must be above 0.")
+        if self.batch_size < 1 or self.accumulate < 1:
+            raise InputError("batch_size and accumulate must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stages in order; methods listed here keep their state across them.
+
+    >>> Recipe([Stage(updates=10)], methods=["ema"]).methods
+    ['ema']
+    """
+
+    stages: Sequence[Stage]
+    methods: Sequence[MethodLike] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise InputError("a Recipe needs at least one Stage.")
+
+    def methods_of(self, stage: Stage) -> list[Method]:
+        """Fresh copies of the methods that take part in a stage."""
+        return [catalogue.make(spec) for spec in (*self.methods, *stage.methods)]
+
+    def kept(self) -> list[str]:
+        """Identities of the methods whose state lives across stages."""
+        return [catalogue.make(spec).key for spec in self.methods]

@@ -1,0 +1,80 @@
+"""Arms from what the command line says: `ema,fgm` or `ema:decay=0.99,fgm:during=[0.25,1]`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from whet.errors import InputError, UnknownName
+from whet.study.plan import Arm, Settings
+
+ALWAYS = ("during", "label")
+EXAMPLE = "Write them as ema,fgm or with settings as ema:decay=0.99:label=slow."
+
+
+def parse(text: str, catalogue: Iterable[Mapping[str, Any]]) -> list[Arm]:
+    """One arm for each comma-separated method; names and settings are checked by the catalogue."""
+    cards = {card["name"]: card for card in catalogue}
+    written = [item.strip() for item in split(text, ",") if item.strip()]
+    if not written:
+        raise InputError(f"--methods names no method. {EXAMPLE}")
+    for item in written:
+        if written.count(item) > 1:
+            raise InputError(f"--methods names {item} twice. Leave one of them out.")
+    return [Arm(item, (_settings(item, cards),)) for item in written]
+
+
+def default(names: Sequence[str]) -> list[Arm]:
+    """One arm for each method, at its default settings."""
+    return [Arm(name, ({"name": name},)) for name in names]
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Split at separators that stand outside brackets and double quotes."""
+    parts, depth, quoted = [""], 0, False
+    for letter in text:
+        quoted ^= letter == '"'
+        if not quoted:
+            depth += (letter in "[{") - (letter in "]}")
+        if letter == separator and depth == 0 and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def value(text: str) -> Any:
+    """JSON where it is JSON, else the text itself; NaN and Infinity are not JSON."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(constant)
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except ValueError:
+        return text
+
+
+def _settings(item: str, cards: Mapping[str, Mapping[str, Any]]) -> Settings:
+    name, *pairs = (part.strip() for part in split(item, ":"))
+    if name not in cards:
+        raise UnknownName("method", name, cards)
+    given: Settings = {"name": name}
+    for pair in pairs:
+        key, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals or not key:
+            raise InputError(f"{item}: {pair!r} is not setting=value. {EXAMPLE}")
+        if key in given:
+            raise InputError(f"{item}: {key} is given twice. Leave one of them out.")
+        _known(name, key, cards[name]["settings"])
+        given[key] = value(text)
+    return given
+
+
+def _known(name: str, key: str, settings: Sequence[Mapping[str, Any]]) -> None:
+    if key in {setting["name"] for setting in settings} or key in ALWAYS:
+        return
+    lines = [f"  {s['name']} = {json.dumps(s['default'])}  {s['range']}" for s in settings]
+    listed = "\n".join([*lines, "  during = [0, 1]  part of the training", "  label = null"])
+    raise InputError(f"{name} has no setting {key!r}. It has:\n{listed}")

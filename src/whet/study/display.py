@@ -1,0 +1,129 @@
+"""What a study shows in the terminal: how far it is, and at the end what helped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import TimeElapsedColumn as Elapsed
+from rich.table import Table
+
+from whet.study import wording
+from whet.study.plan import Node, Row
+from whet.study.statistics import HELPS, HURTS, Comparison, ranked
+
+STYLES = {HELPS: "bold blue", HURTS: "bold dark_orange"}
+MARKS = {"done": "", "failed": "[red]failed[/]", "diverged": "[dark_orange]diverged[/]"}
+
+
+class Pace:
+    """How many runs are left and how long they may take, from those that ended so far."""
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self.ended = total, 0
+        self._clock, self._began = clock, clock()
+
+    def left(self) -> str:
+        """The time left in words, nothing before the first run has ended."""
+        if not self.ended or self.ended == self.total:
+            return ""
+        each = (self._clock() - self._began) / self.ended
+        return f"about {wording.duration(each * (self.total - self.ended))} left"
+
+
+class Lines:
+    """Plain lines, for logs and pipes."""
+
+    def __init__(self, console: Console, total: int, metric: str) -> None:
+        self._console, self._metric, self._pace = console, metric, Pace(total)
+
+    def started(self, node: Node) -> None:
+        """Only endings make a line."""
+
+    def ended(self, node: Node, row: Row) -> None:
+        """One line with the result and the time left."""
+        self._pace.ended += 1
+        left = self._pace.left()
+        parts = [f"[{self._pace.ended}/{self._pace.total}] {node.arm}, seed {node.seed}:"]
+        parts += [outcome(row, self._metric), f"({left})" if left else ""]
+        self._console.print(" ".join(filter(None, parts)), markup=False, highlight=False)
+
+
+class Bars:
+    """An overall bar and a line for each run in progress, for terminals."""
+
+    def __init__(self, console: Console, total: int, metric: str) -> None:
+        self._console, self._metric, self._pace = console, metric, Pace(total)
+        self.overall = Progress(
+            TextColumn("[bold]study"), BarColumn(), MofNCompleteColumn(), Elapsed(),
+            TextColumn("{task.fields[left]}"), console=console,
+        )  # fmt: skip
+        self.running = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), Elapsed(), console=console
+        )
+        self._bar = self.overall.add_task("study", total=total, left="")
+        self._tasks: dict[str, TaskID] = {}
+
+    def started(self, node: Node) -> None:
+        """The run gets its line."""
+        said = f"{escape(node.arm)} [dim]seed {node.seed}[/]"
+        self._tasks[node.key] = self.running.add_task(said, total=None)
+
+    def ended(self, node: Node, row: Row) -> None:
+        """The run's line goes; what went wrong is said above the bar."""
+        self.running.remove_task(self._tasks.pop(node.key))
+        self._pace.ended += 1
+        self.overall.update(self._bar, advance=1, left=self._pace.left())
+        if row["status"] in ("failed", "diverged"):
+            said = f"{MARKS[row['status']]} {escape(f'{node.arm}, seed {node.seed}: ')}"
+            self._console.print(said + escape(wording.last_line(row.get("reason"))))
+
+
+@contextmanager
+def progress(console: Console, total: int, metric: str) -> Iterator[Lines | Bars]:
+    """The display that suits the terminal; nothing of it stays behind."""
+    if not console.is_terminal or not total:
+        yield Lines(console, total, metric)
+        return
+    bars = Bars(console, total, metric)
+    view = Group(bars.overall, bars.running)
+    with Live(view, console=console, transient=True, refresh_per_second=8):
+        yield bars
+
+
+def outcome(row: Row, metric: str) -> str:
+    """A run's result in a few words."""
+    if row["status"] != "done":
+        return f"{row['status']}: {wording.last_line(row.get('reason'))}"
+    value = ((row.get("metrics") or {}).get("judge") or {}).get(metric)
+    shown = "no value" if value is None else f"{value:.4f}"
+    return f"{metric} {shown}, {wording.duration(row.get('seconds') or 0.0)}"
+
+
+def table(comparisons: Sequence[Comparison], metric: str) -> Table:
+    """Paired differences, one arm a line."""
+    places = wording.decimals(comparisons)
+    shown = Table(title=f"Gain in {metric} over the baseline, paired by seed", title_justify="left")
+    shown.add_column("arm", overflow="fold")
+    for name in ("gain", "95 % interval", "p (Holm)", "pairs"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("verdict")
+    shown.add_column("time", justify="right", no_wrap=True)
+    for each in ranked(comparisons):
+        style = STYLES.get(each.verdict, "")
+        verdict = f"[{style}]{each.verdict}[/]" if style else each.verdict
+        shown.add_row(
+            escape(each.arm),
+            wording.signed(each.gain, places),
+            wording.interval(each, places),
+            wording.probability(each.p_holm),
+            str(each.n),
+            verdict,
+            wording.times(each.cost),
+        )
+    return shown

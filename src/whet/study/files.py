@@ -1,0 +1,164 @@
+"""Files that are whole or absent: written beside their place, flushed to disk, renamed into it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from whet.errors import InputError, WhetError
+
+if sys.platform != "win32":
+    import fcntl
+
+TEMPORARY = ".writing"
+
+
+class InUse(InputError):
+    """Another process holds the folder."""
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file whole; a reader or a crash sees the old text or the new, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _forget(beside)
+        raise _unwritable(path, error) from error
+
+
+def append(path: Path, line: str) -> None:
+    """Add one line and flush it to disk; a crash in between leaves a torn last line."""
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def to_json(values: object, indent: int | None = None) -> str:
+    """Strict JSON: NaN and infinities become null, which every reader understands."""
+    return json.dumps(_finite(values), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def read_text(path: Path) -> str | None:
+    """What a file holds; None where there is no file or no text in it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is no file or no whole object in it."""
+    try:
+        values = json.loads(read_text(path) or "")
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a JSON lines file, and how many lines were torn."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    rows, torn = [], 0
+    for line in filter(None, lines):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            torn += 1
+    return rows, torn
+
+
+def sweep(folder: Path) -> int:
+    """Remove what a killed process left half written; says how many files that were."""
+    left = [path for path in folder.rglob(f".*{TEMPORARY}") if path.is_file()]
+    for path in left:
+        _forget(path)
+    return len(left)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[int | None]:
+    """Hold a folder's lock; yields the process that died holding it, None where none did.
+
+    The lock is the operating system's and ends with its process, however that ends. The number
+    in the file only tells a second process whom it is waiting for.
+    """
+    if sys.platform == "win32":
+        raise InputError("A study needs POSIX file locks. Run it under WSL.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        written = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        _take(descriptor, written, what)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield int(written) if written.isdigit() else None
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, holder: str, what: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InUse(
+            f"{what} is in use by process {holder or 'unknown'}. "
+            "Wait until it ends, stop it, or choose another --out."
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{what} cannot be locked ({error.strerror}). Choose an --out on a local disk."
+        ) from error
+
+
+def _finite(values: object) -> object:
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return values
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _forget(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> WhetError:
+    return WhetError(
+        f"{path} cannot be written ({error.strerror}). Nothing that was finished is lost: make "
+        "room or mend the permissions, and give the same command again."
+    )

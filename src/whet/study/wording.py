@@ -1,0 +1,118 @@
+"""Numbers and findings in words, the same in the terminal and in the report."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from whet.study.statistics import FEWEST, HELPS, HURTS, IDENTICAL, NONE, Comparison
+
+MINUS, TIMES, NOTHING = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+
+
+def decimals(comparisons: Iterable[Comparison]) -> int:
+    """How many decimals show two digits of a typical interval's half width."""
+    halves = [
+        (each.high - each.low) / 2
+        for each in comparisons
+        if each.high is not None and each.low is not None and each.high > each.low
+    ]
+    typical = statistics.median(halves) if halves else 1e-3
+    return min(6, max(1, 1 - math.floor(math.log10(typical))))
+
+
+def signed(value: float | None, places: int) -> str:
+    """A number with its sign, a dash where there is none."""
+    if value is None:
+        return NOTHING
+    text = f"{value:+.{places}f}"
+    return text.replace("-", MINUS) if float(text) else f"{0:.{places}f}"
+
+
+def interval(comparison: Comparison, places: int) -> str:
+    """The interval of the gain."""
+    if comparison.low is None or comparison.high is None:
+        return NOTHING
+    return f"{signed(comparison.low, places)} to {signed(comparison.high, places)}"
+
+
+def probability(p: float | None) -> str:
+    """A p value in three decimals."""
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def times(cost: float | None) -> str:
+    """The time per update relative to the baseline's."""
+    return NOTHING if cost is None else f"{cost:.2f}{TIMES}"
+
+
+def duration(seconds: float) -> str:
+    """A span of time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a list within a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(n: int, thing: str) -> str:
+    """A number and its noun."""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def last_line(reason: str | None) -> str:
+    """The line of a reason or traceback that says what was wrong."""
+    lines = [line for line in (reason or "").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no reason was given"
+
+
+def answer(comparisons: Sequence[Comparison], metric: str) -> str:
+    """What the study found, in a paragraph."""
+    places = decimals(comparisons)
+    compared = [each for each in comparisons if each.n >= FEWEST]
+    if not compared:
+        return (
+            f"Nothing can be said yet: a verdict needs at least {FEWEST} seeds in which both the "
+            "baseline and the method came to a result."
+        )
+    parts = [_found(compared, verdict, metric, places) for verdict in (HELPS, HURTS)]
+    unclear = [each for each in compared if each.verdict == NONE]
+    if unclear:
+        parts.append(_unclear(unclear, metric, places))
+    parts.append(_named(comparisons, IDENTICAL, "made no difference at all"))
+    diverged = [each.arm for each in comparisons if each.diverged]
+    if diverged:
+        parts.append(f"Training diverged with {listed(diverged)}.")
+    return " ".join(filter(None, parts))
+
+
+def _found(compared: Sequence[Comparison], verdict: str, metric: str, places: int) -> str:
+    found = [each for each in compared if each.verdict == verdict]
+    if not found:
+        return f"No method was found to improve {metric}." if verdict == HELPS else ""
+    found.sort(key=lambda each: -abs(each.gain or 0))
+    gains = [f"{e.arm} ({signed(e.gain, places)}, {interval(e, places)})" for e in found]
+    verb = "improve" if verdict == HELPS else "worsen"
+    return f"{listed(gains)} {verb}{'' if len(found) > 1 else 's'} {metric}."
+
+
+def _unclear(unclear: Sequence[Comparison], metric: str, places: int) -> str:
+    widest = max(max(abs(each.low or 0), abs(each.high or 0)) for each in unclear)
+    seeds = max(each.n for each in unclear)
+    return (
+        f"For {listed([each.arm for each in unclear])} no effect was found with "
+        f"{counted(seeds, 'seed')}; effects on {metric} as large as {widest:.{places}f} "
+        "could be missed."
+    )
+
+
+def _named(comparisons: Sequence[Comparison], verdict: str, said: str) -> str:
+    names = [each.arm for each in comparisons if each.verdict == verdict]
+    return f"{listed(names)} {said}." if names else ""

@@ -1,0 +1,99 @@
+"""The worker process: trains one node after another, each into its own folder and log."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from whet.errors import WhetError
+from whet.study.plan import Node, Row
+from whet.study.store import Store
+
+Train = Callable[[Node, Path], Row]
+LOG = "log.txt"
+
+
+def serve(connection: Connection, folder: Path, train: str, threads: int) -> None:
+    """Train the nodes that come in and keep their rows, until the connection closes."""
+    _leave_interrupts_to_the_parent()
+    _end_with_the_parent()
+    store = Store(folder)
+    while True:
+        try:
+            node: Node = connection.recv()
+        except EOFError:
+            return
+        connection.send(_run(node, store, train, threads))
+
+
+def failed(node: Node, reason: str, seconds: float = 0.0) -> Row:
+    """The row of a run that came to no result."""
+    row: Row = {"arm": node.arm, "seed": node.seed, "status": "failed", "reason": reason}
+    row |= {"metrics": {}, "curve": [], "updates": 0, "seconds": seconds}
+    row |= {"seconds_per_update": None, "explain": "", "settings": list(node.methods)}
+    return row | {"key": node.key, "environment": {}}
+
+
+def _run(node: Node, store: Store, train: str, threads: int) -> Row:
+    began = time.monotonic()
+    folder = store.folder_of(node)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _log_to(folder / LOG)
+        row = _load(train, threads)(node, folder)
+        row = {**row, "arm": node.arm, "seed": node.seed, "key": node.key}
+        store.finish(node, row)
+    except BaseException as error:  # a run that calls exit() must not take the worker along
+        mistake = isinstance(error, WhetError)
+        reason = str(error) if mistake else traceback.format_exc()
+        row = failed(node, reason, time.monotonic() - began)
+    return row
+
+
+def _load(name: str, threads: int) -> Train:
+    module, _, function = name.partition(":")
+    train: Train = getattr(importlib.import_module(module), function)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+    return train
+
+
+def _log_to(path: Path) -> None:
+    """Send all output of this process, that of C libraries included, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    faulthandler.enable(2)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _end_with_the_parent() -> None:
+    """A killed parent cannot stop its workers, and two would train one node after a restart."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

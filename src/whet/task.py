@@ -1,0 +1,41 @@
+"""What a user's file gives for one seed: model, data, objective, metrics, resources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from whet.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Task:
+    """One learning problem under one seed.
+
+    Args:
+        model: a module, freshly initialised.
+        train: data to train on: `(inputs, targets)`, a Dataset, a DataLoader, ...
+        select: data that stopping, choosing and calibrating may look at.
+        judge: data that nothing but the final judgement looks at.
+        objective: `categorical`, `multi-label`, `real`, `tokens`, `masked_tokens`,
+            `contrastive`, or an Objective.
+        metrics: names, callables or torchmetrics; None for the family's defaults. The first is
+            the one that decides.
+        resources: what methods name in `needs`: `unlabelled` data, `weak`, `strong` and `view`
+            functions `(inputs, generator) -> inputs`, a `teacher`.
+        collate: from a list of a Dataset's samples to a batch.
+        name: shown in reports.
+    """
+
+    model: nn.Module
+    train: Any
+    select: Any = None
+    judge: Any = None
+    objective: Objective | str = "categorical"
+    metrics: Sequence[str | Callable[..., float]] | None = None
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    collate: Callable[[list[Any]], Any] | None = None
+    name: str = "task"

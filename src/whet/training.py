@@ -1,0 +1,211 @@
+"""The training in progress, as the methods see it: model, position, randomness, data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from whet import seeding
+from whet.batch import Batch
+from whet.errors import InputError, UnknownName
+from whet.forward import Forward, Window
+from whet.loading import Epochs, Rows, Samples, open_rows
+
+if TYPE_CHECKING:
+    from whet.method import Method
+    from whet.objectives.objective import Objective
+
+Optimizer = torch.optim.Optimizer
+
+
+class Training:
+    """What a method may ask of the run it takes part in.
+
+    Args:
+        model: the user's module.
+        objective: the innermost method.
+        seed: the run's seed; everything random is a function of it and of the position.
+        stage: number of the stage in its recipe.
+        updates: how many updates the stage lasts, None where nobody knows.
+        resources: unlabelled data, views, teacher and whatever else methods name in `needs`.
+        train: a function from a purpose to a loader of the training data.
+    """
+
+    def __init__(
+        self, model: nn.Module, objective: Objective, *, seed: int = 0, stage: int = 0,
+        rank: int = 0, updates: int | None = None, resources: Mapping[str, Any] | None = None,
+        train: Callable[[str], Epochs] | None = None,
+    ) -> None:
+        self.module = model
+        self.model: Callable[..., Any] = model  # the callable: compiled, or wrapped for a device
+        self.objective = objective
+        self.seed, self.stage_number, self.rank = seed, stage, rank
+        self.total = updates
+        self.resources = dict(resources or {})
+        self.train = train
+        self.heads = nn.ModuleDict()
+        self.optimizer: Optimizer | None = None
+        self.scheduler: Any = None
+        self.scaler: torch.amp.GradScaler | None = None
+        self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.score: Callable[[Any], float] | None = None  # of a predictor on the select part
+        self.window = 0
+        self.updates = 0
+        self.micros = 0
+        self.micro = 0
+        self.epoch = 0
+        self.views: list[str] = []
+        self.current: Window | None = None
+        self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._batch: Batch | None = None
+        self._forward: Callable[[Batch], Forward] | None = None
+        self._staged: dict[tuple[str, int], Any] = {}
+        self._holds = ExitStack()
+        self._held: set[str] = set()
+        self._rows: dict[str, tuple[Rows, dict[int, Tensor]]] = {}
+        self._base = seeding.key(seed, stage, rank)
+
+    # position and randomness -----------------------------------------------------------------
+    @property
+    def progress(self) -> float:
+        """Fraction of the stage's updates that have happened."""
+        return self.updates / self.total if self.total else 0.0
+
+    def position(self) -> int:
+        """The key of this micro-batch: seed, stage, rank, window, micro."""
+        return seeding.mix(seeding.mix(self._base, self.window), self.micro)
+
+    def key(self, method: Method, *more: int | str) -> int:
+        """A seed of the method's own for this micro-batch; the same whenever it is replayed."""
+        return seeding.key(self.position(), method.key, *more)
+
+    def generator(self, method: Method, *more: int | str) -> torch.Generator:
+        """A CPU generator of the method's own for this micro-batch."""
+        return torch.Generator().manual_seed(self.key(method, *more))
+
+    # passes ----------------------------------------------------------------------------------
+    def open_micro(self, number: int, batch: Batch, forward: Callable[[Batch], Forward]) -> None:
+        """Enter a micro-batch; the stack calls this."""
+        self.micro, self._batch, self._forward = number, batch, forward
+        seeding.seed_default(self.position())
+
+    def close_micro(self) -> None:
+        """Leave the micro-batch: what `hold` entered ends here."""
+        if self._held:
+            self._held.clear()
+            self._holds.close()
+        self._batch = self._forward = None
+
+    def again(self, *, fresh: bool = False) -> Forward:
+        """Repeat this micro-batch's forward, with the same dropout masks unless `fresh`."""
+        if self._batch is None or self._forward is None:
+            raise InputError("run.again() belongs inside a micro-batch's forward or backward.")
+        if not fresh:
+            seeding.seed_default(self.position())
+        return self._forward(self._batch)
+
+    def hold(self, method: Method, context: AbstractContextManager[Any]) -> None:
+        """Enter a change to the model that ends after this micro-batch's backward.
+
+        Activation checkpointing recomputes the forward in the backward, so a change made for the
+        forward must still stand then. A method's second call within a micro-batch changes
+        nothing: its draws are a function of position, so that it would hold the same again.
+        """
+        if method.key not in self._held:
+            self._holds.enter_context(context)
+            self._held.add(method.key)
+
+    def stage(self, method: Method, value: Any) -> None:
+        """Keep a change for `after_update`; replaying the micro-batch stages it anew, once."""
+        self._staged[method.key, self.micro] = value
+
+    def staged(self, method: Method) -> list[Any]:
+        """What the method staged in this window, in order of the micro-batches."""
+        return [self._staged[at] for at in sorted(self._staged) if at[0] == method.key]
+
+    def forget_staged(self) -> None:
+        """Drop what is staged: a window begins, or its update was skipped."""
+        if self._staged:
+            self._staged.clear()
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    # model -----------------------------------------------------------------------------------
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything trainable: the model's parameters and those that methods built."""
+        return [*self.module.parameters(), *self.heads.parameters()]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    # data ------------------------------------------------------------------------------------
+    def resource(self, name: str, method: Method) -> Any:
+        """What the task supplies under a name."""
+        if name not in self.resources:
+            raise UnknownName(f"resource (needed by {method.key})", name, self.resources)
+        return self.resources[name]
+
+    def data(self, purpose: str) -> Iterator[Batch]:
+        """A pass of one's own over the training data, never the live iterator."""
+        if self.train is None:
+            raise InputError(
+                f"{purpose} reads the training data, and this stack was given none: pass "
+                "data=(inputs, targets), a Dataset or a DataLoader to Stack."
+            )
+        for batch in self.train(purpose).epoch(0):
+            yield batch.to(self.device)
+
+    def draw(self, name: str, rows: int, method: Method) -> Batch:
+        """`rows` rows of a resource, as a function of position: epochs without replacement."""
+        if name not in self._rows:
+            opened = open_rows(self.resource(name, method), what=f"resource {name!r}")
+            if opened is None or len(opened) == 0:
+                raise InputError(
+                    f"resource {name!r} of {method.key} must have rows and row access: give "
+                    "tensors, arrays or a map-style Dataset that is not empty."
+                )
+            self._rows[name] = (opened, {})
+        source, orders = self._rows[name]
+        first = (self.micros + self.micro) * rows
+        taken = self._rows_at(source, orders, name, first, rows)
+        samples = isinstance(source, Samples)
+        keys = [seeding.key(self._base, name, "sample", first + n) for n in range(rows * samples)]
+        return source.fetch(taken, keys).to(self.device)
+
+    def _rows_at(
+        self, source: Rows, orders: dict[int, Tensor], name: str, first: int, count: int
+    ) -> Tensor:
+        """Rows number `first` to `first + count` of an endless sequence of shuffled epochs."""
+        parts = []
+        while count > 0:
+            epoch, at = divmod(first, len(source))
+            if epoch not in orders:
+                for old in [known for known in orders if known < epoch - 1]:
+                    del orders[old]
+                maker = seeding.generator(self._base, name, "order", epoch)
+                orders[epoch] = torch.randperm(len(source), generator=maker)
+            parts.append(orders[epoch][at : at + count])
+            first, count = first + len(parts[-1]), count - len(parts[-1])
+        return torch.cat(parts)
+
+    # state -----------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands."""
+        names = ("window", "updates", "micros", "epoch")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Stand where the state says."""
+        for name, value in state.items():
+            setattr(self, name, value)

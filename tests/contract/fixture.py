@@ -1,0 +1,125 @@
+"""The one fixture: tokens and floats, batch normalisation, dropout, unlabelled rows, a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whet import seeding
+from whet.method import Method
+from whet.run import Run
+from whet.stack import Stack
+from whet.stage import Stage
+from whet.task import Task
+
+ROWS, TOKENS, FLOATS, CLASSES = 40, 5, 4, 3
+
+
+class Net(nn.Module):
+    """A classifier of a token sequence and a few floats.
+
+    `coupled=False` leaves out what couples the rows of a batch or draws: normalisation, dropout.
+    """
+
+    def __init__(self, coupled: bool = True, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 6, padding_idx=0)
+        self.hidden = nn.Linear(6 + FLOATS, 16)
+        self.norm = nn.BatchNorm1d(16) if coupled else nn.Identity()
+        self.dropout = nn.Dropout(dropout if coupled else 0.0)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, tokens: Tensor, floats: Tensor) -> Tensor:
+        pooled = self.embed(tokens).mean(1)
+        hidden = self.hidden(torch.cat([pooled, floats], 1))
+        return self.head(self.dropout(self.norm(hidden).tanh()))
+
+
+def inputs(rows: int, seed: int) -> dict[str, Tensor]:
+    maker = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, 20, (rows, TOKENS), generator=maker)
+    tokens[::3, -1] = 0  # padding
+    return {"tokens": tokens, "floats": torch.randn(rows, FLOATS, generator=maker)}
+
+
+def data(rows: int = ROWS, seed: int = 0) -> dict[str, Tensor]:
+    given = inputs(rows, seed)
+    score = given["floats"][:, 0] + (given["tokens"][:, 0] > 10).float()
+    labels = (score > 0).long() + (score > 1).long()
+    return {**given, "labels": labels}
+
+
+def noisy(scale: float) -> Any:
+    """An augmentation: noise on the floats, drawn from the generator it is given."""
+
+    def augment(given: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        noise = torch.randn(given["floats"].shape, generator=generator).to(given["floats"])
+        return {"tokens": given["tokens"], "floats": given["floats"] + scale * noise}
+
+    return augment
+
+
+def make_model(seed: int = 0, coupled: bool = True, dropout: float = 0.2) -> Net:
+    with seeding.borrowed(seed):
+        return Net(coupled, dropout)
+
+
+def resources() -> dict[str, Any]:
+    return {
+        "unlabelled": inputs(30, seed=7), "weak": noisy(0.05), "strong": noisy(0.5),
+        "view": noisy(0.2), "teacher": make_model(9).eval(),
+    }  # fmt: skip
+
+
+def make_task(seed: int = 0, coupled: bool = True, dropout: float = 0.2) -> Task:
+    return Task(
+        make_model(seed, coupled, dropout), data(), select=data(20, 1), judge=data(20, 2),
+        resources=resources(), name="fixture",
+    )  # fmt: skip
+
+
+def make_stage(methods: Sequence[Method] = (), **changes: Any) -> Stage:
+    """Seven micro-batches an epoch, the last of four rows; four windows, the last of one."""
+    given: dict[str, Any] = {
+        "updates": 6, "batch_size": 6, "accumulate": 2,
+        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+    } | changes  # fmt: skip
+    return Stage(methods=[m.clone() for m in methods], **given)
+
+
+def make_run(methods: Sequence[Method] = (), *, seed: int = 0, **changes: Any) -> Run:
+    """A run of the fixture; `changes` go to the stage, or to the model (`coupled`, `dropout`)."""
+    about = {k: changes.pop(k) for k in ("coupled", "dropout") if k in changes}
+    engine = {k: changes.pop(k) for k in ("folder", "evaluate_every", "checkpoint_every")
+              if k in changes}  # fmt: skip
+    return Run(make_task(seed, **about), make_stage(methods, **changes), seed, device="cpu",
+               **engine)  # fmt: skip
+
+
+def make_stack(methods: Sequence[Method] = (), *, coupled: bool = True, **changes: Any) -> Stack:
+    """A stack in a plain loop over the fixture."""
+    model = make_model(changes.get("seed", 0), coupled)
+    given: dict[str, Any] = {
+        "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "updates": 6,
+        "data": data(), "batch_size": 6, "resources": resources(),
+    } | changes  # fmt: skip
+    return Stack(model, "categorical", [m.clone() for m in methods], **given)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Equality to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def close(a: Mapping[str, Tensor], b: Mapping[str, Tensor], atol: float = 1e-6) -> bool:
+    """Equality to rounding."""
+    return a.keys() == b.keys() and all(
+        torch.allclose(a[name].float(), b[name].float(), atol=atol, rtol=1e-4) for name in a
+    )

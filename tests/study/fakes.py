@@ -1,0 +1,123 @@
+"""A task and methods that come to their results at once, in place of training.
+
+`python -m tests.study.fakes study toy ...` is the command line with these in place of the real
+ones, in the workers too: a spawned process imports its parent's main module.
+"""
+
+import hashlib
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+from whet.errors import InputError, UnknownName
+from whet.study.plan import Node, Row
+
+EFFECTS = {"good": 0.02, "bad": -0.03, "noise": 0.0, "slow": 0.001, "<script>": 0.005, "same": None}
+ROUGH = ("raises", "mistake", "killed", "exits", "diverges", "inapplicable", "garbage")
+METRICS = ["accuracy", "log_loss"]
+
+
+def describe(name: str) -> dict[str, Any]:
+    if name not in task_names():
+        raise UnknownName("task", name, task_names())
+    return {
+        "name": name, "title": f"The {name} task", "metric": "accuracy", "higher_is_better": True,
+        "metrics": METRICS, "seeds": 3, "methods": ["good", "noise"], "updates": 40,
+        "left_out": {"bad": "known to be <bad>"},
+    }  # fmt: skip
+
+
+def task_names() -> list[str]:
+    return ["toy", "other"]
+
+
+def catalogue() -> list[dict[str, Any]]:
+    setting = {"name": "weight", "default": 1.0, "range": "[0, inf)"}
+    facts = {"paper": "A. Author (2020)", "owns": ["backward"], "needs": [], "phase": "training",
+             "placements": ["anytime"], "cost": "1 pass", "tier": 1, "data": "any",
+             "avoid_when": "never", "status": "stable", "layer": "objective"}  # fmt: skip
+    names = [*EFFECTS, *ROUGH]
+    return [
+        {"name": name, "title": f"Title of {name}", "settings": [setting], "doc": "A docstring."}
+        | facts
+        for name in names
+    ]
+
+
+def make(settings: dict[str, Any]) -> None:
+    if settings.get("weight", 1) < 0:
+        raise InputError(f"{settings['name']}: weight is {settings['weight']}; must be [0, inf).")
+
+
+def noise(*key: object) -> float:
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32 - 0.5
+
+
+def train(node: Node, folder: Path) -> Row:
+    method = node.methods[0] if node.methods else {"name": "baseline"}
+    name = method["name"]
+    with (folder / "attempts").open("a") as file:
+        file.write(f"{os.getpid()} {node.options['threads']}\n")
+    if name in ROUGH:
+        return rough(name, node)
+    time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+    effect = EFFECTS.get(name, 0.0)
+    weight = method.get("weight", 1.0)
+    base = 0.9 + 0.02 * noise(node.seed)
+    own = 0.0 if effect is None or name == "baseline" else 0.008 * noise(node.seed, name)
+    return result(node, base + (effect or 0.0) * weight + own, 2.0 if name == "slow" else 1.0)
+
+
+def rough(name: str, node: Node) -> Row:
+    if name == "raises":
+        raise RuntimeError("something <broke>")
+    if name == "mistake":
+        raise InputError("the data is missing")
+    if name == "killed":
+        print("last words", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "exits":
+        sys.exit(3)
+    if name == "garbage":
+        return {"status": "finished"}
+    diverged = name == "diverges" and node.seed == 1
+    if name == "diverges" and not diverged:
+        return result(node, 0.9 + 0.01 * noise(node.seed), 1.0)
+    status = "diverged" if diverged else "inapplicable"
+    reason = f"{name} at seed {node.seed}"
+    return result(node, None, 1.0) | {"status": status, "reason": reason, "metrics": {}}
+
+
+def result(node: Node, value: float | None, cost: float) -> Row:
+    metrics = {"accuracy": value, "log_loss": None if value is None else 1 - value}
+    points = [(update, (value or 0.5) * (1 - 0.8**update)) for update in range(5, 41, 5)]
+    return {
+        "arm": node.arm, "seed": node.seed, "status": "done", "reason": None,
+        "metrics": {"judge": metrics, "select": metrics},
+        "curve": [{"update": u, "metrics": {"accuracy": v}} for u, v in points],
+        "updates": 40, "seconds": 0.5 * cost, "seconds_per_update": 0.0125 * cost,
+        "explain": f"{node.arm}\n  supervised(<categorical>)", "settings": list(node.methods),
+        "key": node.key, "environment": {"torch": "fake", "device": "cpu"},
+    }  # fmt: skip
+
+
+def install() -> None:
+    node = types.ModuleType("whet.study.node")
+    vars(node).update(train=train, describe=describe, task_names=task_names)
+    methods = types.ModuleType("whet.methods")
+    vars(methods).update(catalogue=catalogue, make=make)
+    sys.modules.update({"whet.study.node": node, "whet.methods": methods})
+
+
+if __name__ in ("__main__", "__mp_main__"):
+    install()
+
+if __name__ == "__main__":
+    from whet.cli import main
+
+    main()

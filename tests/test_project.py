@@ -1,0 +1,66 @@
+"""The project's own promises: version, pins, extras, commands, sizes and names of files."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import whet
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+MAY_BE_LONG: set[str] = set()  # paths under src of files that are one thing and over 300 lines
+SAYS_NOTHING = re.compile(r"(utils?|commons?|base|managers?|helpers?)")
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def requirements() -> list[Requirement]:
+    texts = [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]
+    return [need for need in map(Requirement, texts) if need.name != PROJECT["name"]]
+
+
+def test_version_has_one_source() -> None:
+    assert whet.__version__ == PROJECT["version"]
+
+
+def test_torch_is_pinned_without_a_build() -> None:
+    assert pins()["torch"] == "2.13.0"
+
+
+@pytest.mark.parametrize("need", requirements(), ids=str)
+def test_pin_exists_and_is_in_the_range(need: Requirement) -> None:
+    assert need.specifier, "a floor is missing"
+    assert need.specifier.contains(pins()[canonicalize_name(need.name)])
+
+
+def test_extras() -> None:
+    names = {"text", "vision", "metric", "graph", "ray", "slurm", "hosts", "track", "dev"}
+    assert set(EXTRAS) == names
+
+
+def test_readme_and_ci_run_the_same_command() -> None:
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_files_are_short() -> None:
+    lengths = {
+        str(path.relative_to(ROOT / "src")): len(path.read_text(encoding="utf-8").splitlines())
+        for path in SOURCES
+    }
+    assert {name for name, length in lengths.items() if length > 300} == MAY_BE_LONG
+
+
+def test_names_say_what_is_inside() -> None:
+    names = [part for path in SOURCES for part in path.relative_to(ROOT / "src").parts]
+    assert [name for name in names if SAYS_NOTHING.fullmatch(name.removesuffix(".py"))] == []
