@@ -37,9 +37,9 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        import importlib.metadata
+        from whet import __version__
 
-        typer.echo(f"whet {importlib.metadata.version('whet')}")
+        typer.echo(f"whet {__version__}")
         raise typer.Exit
 
 
@@ -54,9 +54,8 @@ def whet(
 ) -> None:
     """Train with the methods practitioners pass around, and measure which of them help.
 
-    [bold]Begin with[/bold]
-
     \b
+    [bold]Begin with[/bold]
       whet study digits            what helps on a small built-in task, in minutes
       whet methods                 what there is to try
       whet study digits --help     all that a study can be told
@@ -95,13 +94,13 @@ def study(
 ) -> None:
     """Train the baseline and each method alone, and report what helped.
 
-    Every method meets the baseline on the same seeds: same split, same initial weights, same
-    order of the data. Stop it at any time: the same command continues. More seeds or methods
-    train only what is new; a changed setting trains only what it touches.
-
-    [bold]Examples[/bold]
+    Every method meets the baseline on the same seeds: same split, same
+    initial weights, same order of the data. Stop it at any time: the same
+    command continues. More seeds or methods train only what is new; a
+    changed setting trains only what it touches.
 
     \b
+    [bold]Examples[/bold]
       whet study digits
       whet study digits --methods ema,sam --seeds 10
       whet study digits --methods ema:decay=0.9,ema:decay=0.99
@@ -127,11 +126,11 @@ def report(
 ) -> None:
     """Write a study's results, verdicts and report anew from its files.
 
-    Works on a study that was stopped or is still running, with what there is so far.
-
-    [bold]Examples[/bold]
+    Works on a study that was stopped or is still running, with what there
+    is so far.
 
     \b
+    [bold]Examples[/bold]
       whet report whet-studies/digits
     """
     from whet.study.conduct import again
@@ -143,9 +142,8 @@ def report(
 def tasks() -> None:
     """List the tasks that a study can be made of.
 
-    [bold]Examples[/bold]
-
     \b
+    [bold]Examples[/bold]
       whet tasks
     """
     from rich.table import Table
@@ -166,9 +164,8 @@ def methods(
 ) -> None:
     """Show the methods there are, or one of them in full.
 
-    [bold]Examples[/bold]
-
     \b
+    [bold]Examples[/bold]
       whet methods
       whet methods ema
       whet methods --json

@@ -164,7 +164,8 @@ class Stack:
         run, before = self.run, self._active
         cuts = [(method, *self._cuts(method)) for method in self.methods]
         self._active = [method for method, a, b in cuts if a <= run.updates < b]
-        self._next_cut = min((c for _, a, b in cuts for c in (a, b) if c > run.updates))
+        ahead = (c for _, a, b in cuts for c in (a, b) if c > run.updates)
+        self._next_cut = min(ahead, default=_NEVER)
         for method in self._active:
             if method not in before:
                 method.start(run)

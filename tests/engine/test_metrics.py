@@ -232,7 +232,7 @@ def test_log_loss_clips_at_eps() -> None:
     eps = np.finfo(np.float64).eps
     assert value("log_loss", [[1.0, 0.0]], [1]) == -math.log(eps)
     assert value("log_loss", [[1.0, 0.0]], [[0, 0]]) == pytest.approx(-math.log(eps) / 2)
-    assert 0 <= value("log_loss", [[1.0, 0.0]], [0]) < 1e-15
+    assert 0 < value("log_loss", [[1.0, 0.0]], [0]) < 1e-15  # as scikit-learn; never -0.0
 
 
 @pytest.mark.parametrize("b", range(1, 15))
@@ -253,6 +253,7 @@ def test_ece_takes_confidences_of_0_and_1() -> None:
 def test_equal_probabilities_decide_for_the_first_class_and_against_a_label() -> None:
     assert value("accuracy", [[0.5, 0.5]], [0]) == 1
     assert value("exact_match", [[0.5]], [[0]]) == 1
+    assert value("micro_f1", [[0.5, 0.9]], [[0, 1]]) == 1
 
 
 def test_a_large_vocabulary_needs_no_confusion_matrix() -> None:
@@ -418,7 +419,10 @@ def test_metrics_travel_to_other_processes() -> None:
 
 
 def test_imports_neither_torch_nor_scikit_learn() -> None:
-    code = "import sys, whet.metrics; print({'torch', 'sklearn'} & set(sys.modules))"
+    code = (
+        "import sys, whet; before = set(sys.modules); import whet.metrics; "
+        "print({'torch', 'sklearn'} & (set(sys.modules) - before))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
 

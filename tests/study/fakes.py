@@ -79,7 +79,7 @@ def rough(name: str, node: Node) -> Row:
     if name == "mistake":
         raise InputError("the data is missing")
     if name == "killed":
-        print("last words", flush=True)
+        os.write(1, b"last words\n")
         os.kill(os.getpid(), signal.SIGKILL)
     if name == "exits":
         sys.exit(3)

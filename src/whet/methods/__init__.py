@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from whet import settings
 from whet.errors import UnknownName
 from whet.method import Method, Placement
+from whet.method import Resource as Resource
 
 if TYPE_CHECKING:
     from whet.methods.ema import EMA as EMA

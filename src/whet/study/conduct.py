@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.console import Console
 from whet.errors import InputError
 from whet.study import arms, display, files, identity, plan, report, statistics, wording
 from whet.study.execute import TRAIN, cores, execute
-from whet.study.plan import Node, Row
+from whet.study.plan import Arm, Node, Row
 from whet.study.statistics import Comparison
 from whet.study.store import Store
 
@@ -84,14 +84,8 @@ def prepare(request: Request) -> tuple[dict[str, Any], list[Node]]:
     """The study's manifest and its nodes; every mistake in the request is found here."""
     from whet.study.node import describe
 
-    from whet.methods import catalogue
-
     task = describe(request.task)
-    if request.methods is None:
-        chosen = arms.default(task["methods"])
-    else:
-        chosen = arms.parse(request.methods, catalogue())
-    every = plan.add_one(chosen)
+    every = plan.add_one(_chosen(request.methods, task))
     seeds = range(request.seeds if request.seeds is not None else task["seeds"])
     if not seeds:
         raise InputError("--seeds is 0; a study needs at least 1, and 3 for a verdict.")
@@ -112,6 +106,19 @@ def prepare(request: Request) -> tuple[dict[str, Any], list[Node]]:
         "nodes": [node.to_json() for node in nodes],
     }
     return study, nodes
+
+
+def _chosen(methods: str | None, task: Mapping[str, Any]) -> list[Arm]:
+    """The task's own choice, or what was asked for, once each method has accepted its settings."""
+    if methods is None:
+        return arms.default(task["methods"])
+    from whet.methods import catalogue, make
+
+    chosen = arms.parse(methods, catalogue())
+    for arm in chosen:
+        for settings in arm.methods:
+            make(settings)
+    return chosen
 
 
 def _run(

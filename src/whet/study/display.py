@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -33,7 +34,8 @@ class Pace:
         if not self.ended or self.ended == self.total:
             return ""
         each = (self._clock() - self._began) / self.ended
-        return f"about {wording.duration(each * (self.total - self.ended))} left"
+        seconds = max(1, round(each * (self.total - self.ended)))
+        return f"about {seconds} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
 
 
 class Lines:
@@ -51,7 +53,8 @@ class Lines:
         left = self._pace.left()
         parts = [f"[{self._pace.ended}/{self._pace.total}] {node.arm}, seed {node.seed}:"]
         parts += [outcome(row, self._metric), f"({left})" if left else ""]
-        self._console.print(" ".join(filter(None, parts)), markup=False, highlight=False)
+        line = " ".join(filter(None, parts))
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars:
@@ -108,21 +111,23 @@ def outcome(row: Row, metric: str) -> str:
 def table(comparisons: Sequence[Comparison], metric: str) -> Table:
     """Paired differences, one arm a line."""
     places = wording.decimals(comparisons)
-    shown = Table(title=f"Gain in {metric} over the baseline, paired by seed", title_justify="left")
-    shown.add_column("arm", overflow="fold")
-    for name in ("gain", "95 % interval", "p (Holm)", "pairs"):
+    title = f"Gain in {metric.replace('_', ' ')} over the baseline, paired by seed"
+    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    shown.add_column("arm", overflow="fold", min_width=8)
+    for name in ("gain", "95 % interval", "p (Holm)"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("verdict")
     shown.add_column("time", justify="right", no_wrap=True)
     for each in ranked(comparisons):
         style = STYLES.get(each.verdict, "")
         verdict = f"[{style}]{each.verdict}[/]" if style else each.verdict
+        lost = len(each.left_out) if each.n else 0
+        verdict += f" [dim]({wording.counted(lost, 'seed')} left out)[/]" if lost else ""
         shown.add_row(
             escape(each.arm),
             wording.signed(each.gain, places),
             wording.interval(each, places),
             wording.probability(each.p_holm),
-            str(each.n),
             verdict,
             wording.times(each.cost),
         )

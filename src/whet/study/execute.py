@@ -114,7 +114,7 @@ class Worker:
             how += ", which is often the system running out of memory (try fewer --jobs)"
         log = store.folder_of(node) / LOG
         tail = log.read_text(errors="replace")[-TAIL:].strip() if log.exists() else ""
-        return f"the worker process {how}" + (f"\n{tail}" if tail else "")
+        return (f"{tail}\n" if tail else "") + f"the worker process {how}"
 
 
 def _idle(workers: Sequence[Worker]) -> Worker | None:

@@ -23,7 +23,7 @@ BETTER, WORSE, UNCLEAR = "#040404", "#050505", "#060606"
 VARIABLES = {INK: "ink", QUIET: "quiet", GRID: "line", BETTER: "better", WORSE: "worse",
              UNCLEAR: "unclear"}  # fmt: skip
 LOOK = {HELPS: (BETTER, "^"), HURTS: (WORSE, "v")}
-BOUND = 5.0
+BOUND = 8.0
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -53,22 +53,27 @@ def forest(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
     width, line = (8.0, 0.36) if wide else (4.0, 0.52)
     figure = _figure(width, line * len(shown) + 0.75)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    above, below = 0.1, 0.65
-    height = line * len(shown) + above + below
+    top, foot = 0.1, 0.65
+    height = line * len(shown) + top + foot
     left = 0.02 if not wide else min(0.3, 0.035 + 0.0098 * max(len(e.arm) for e in shown))
     right = 0.98 if not wide else 0.72
-    axes.set_position((left, below / height, right - left, 1 - (above + below) / height))
+    axes.set_position((left, foot / height, right - left, 1 - (top + foot) / height))
     _frame(axes)
-    limit = _limit(shown)
-    axes.set_xlim(-limit * 1.06, limit * 1.06)
+    low, high = _reach(shown)
+    room = 0.04 * (high - low)
+    axes.set_xlim(low - room, high + room)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks([])
     axes.axvline(0, color=QUIET, linewidth=0.8)
     places = wording.decimals(comparisons)
     for place, each in enumerate(shown):
-        _arm(axes, place, each, limit)
+        _arm(axes, place, each, low, high)
         _words(axes, place, each, places, wide)
-    axes.set_xlabel(f"← worse      gain in {metric}      better →", color=QUIET)
+    below = (("left", 0.0, "← worse"), ("center", 0.5, f"gain in {metric}"),
+             ("right", 1.0, "better →"))  # fmt: skip
+    for side, across, said in below:
+        axes.annotate(said, (across, 0), (0, -29), xycoords="axes fraction",
+                      textcoords="offset points", ha=side, color=QUIET)  # fmt: skip
     return _svg(figure, f"forest-{'wide' if wide else 'narrow'}")
 
 
@@ -97,12 +102,12 @@ def learning(lines: Curves, wide: bool) -> str:
 
 
 def mean_curves(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[float, float]]]:
-    """For each arm the mean over its seeds at every update that all of them reached."""
+    """For each arm the mean over its finished seeds at every update that all of them reached."""
     arms: dict[str, list[dict[float, float]]] = {}
     for row in rows:
         points = {p["update"]: p["metrics"].get(metric) for p in row.get("curve") or []}
         found = {update: value for update, value in points.items() if value is not None}
-        if found:
+        if found and row["status"] == "done":
             arms.setdefault(row["arm"], []).append(found)
     return {
         arm: [
@@ -113,7 +118,7 @@ def mean_curves(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[float,
     }
 
 
-def _arm(axes: Axes, place: int, each: Comparison, limit: float) -> None:
+def _arm(axes: Axes, place: int, each: Comparison, left: float, right: float) -> None:
     assert each.gain is not None
     colour, marker = LOOK.get(each.verdict, (UNCLEAR, "o"))
     for low, high, width in (
@@ -121,15 +126,13 @@ def _arm(axes: Axes, place: int, each: Comparison, limit: float) -> None:
         (each.low, each.high, 3.2),
     ):
         if low is not None and high is not None:
-            low, high = (max(-limit, min(limit, bound)) for bound in (low, high))
-            axes.plot([low, high], [place, place], color=colour, linewidth=width,
-                      solid_capstyle="butt")  # fmt: skip
-    seeds = [gain for _, gain in each.gains if abs(gain) <= limit]
-    axes.plot(seeds, [place + 0.24] * len(seeds), ".", color=QUIET, markersize=4, alpha=0.75,
+            ends = [max(left, min(right, bound)) for bound in (low, high)]
+            axes.plot(ends, [place, place], color=colour, linewidth=width, solid_capstyle="butt")
+    seeds = [gain for _, gain in each.gains if left <= gain <= right]
+    axes.plot(seeds, [place + 0.26] * len(seeds), "o", color=QUIET, markersize=3.2, alpha=0.6,
               markeredgewidth=0)  # fmt: skip
-    outside = abs(each.gain) > limit
-    at = max(-limit, min(limit, each.gain))
-    marker = ("<" if each.gain < 0 else ">") if outside else marker
+    at = max(left, min(right, each.gain))
+    marker = marker if at == each.gain else "<" if each.gain < 0 else ">"
     axes.plot([at], [place], marker, color=colour, markersize=7, clip_on=False)
 
 
@@ -148,7 +151,7 @@ def _words(axes: Axes, place: int, each: Comparison, places: int, wide: bool) ->
 
 def _panel(axes: Axes, arm: str, lines: Curves, low: float, high: float) -> None:
     _frame(axes)
-    for name, colour, width in ((BASELINE, QUIET, 1.2), (arm, BETTER, 1.8)):
+    for name, colour, width in ((arm, BETTER, 2.4), (BASELINE, QUIET, 1.1)):
         if lines.get(name):
             axes.plot(*zip(*lines[name], strict=True), color=colour, linewidth=width)
     axes.set_ylim(low, high)
@@ -157,17 +160,15 @@ def _panel(axes: Axes, arm: str, lines: Curves, low: float, high: float) -> None
     axes.set_title(_short(arm, 22), loc="left", color=INK, fontsize=9, pad=4)
 
 
-def _limit(shown: Sequence[Comparison]) -> float:
-    """The axis' half width: an arm far worse than the rest becomes an arrow at the edge."""
-    reach = [
-        max(abs(each.gain or 0), abs(each.low or 0), abs(each.high or 0), *_gains(each))
-        for each in shown
-    ]
-    return min(max(reach), BOUND * statistics.median(reach)) or 1.0
-
-
-def _gains(each: Comparison) -> list[float]:
-    return [abs(gain) for _, gain in each.gains] or [0.0]
+def _reach(shown: Sequence[Comparison]) -> tuple[float, float]:
+    """The axis' ends: an arm far off from all others becomes an arrow at the edge."""
+    bounds = [[each.low or 0.0, each.high or 0.0, *dict(each.gains).values()] for each in shown]
+    typical = statistics.median(max(map(abs, ends)) for ends in bounds)
+    most = BOUND * typical or max(max(map(abs, ends)) for ends in bounds) or 1.0
+    low = max(-most, min(min(ends) for ends in bounds))
+    high = min(most, max(max(ends) for ends in bounds))
+    least = 0.15 * max(high, -low)
+    return min(low, -least), max(high, least)
 
 
 def _late(lines: Curves) -> tuple[float, float]:

@@ -20,7 +20,7 @@ def build(
 ) -> str:
     """The report as HTML; every name in it is escaped, nothing in it is loaded."""
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     metric = study["task"]["metric"]
     order = ranked(comparisons)
@@ -37,7 +37,7 @@ def build(
     return page.from_string(text).render(
         study=study,
         metric=said,
-        answer=wording.answer(comparisons, said),
+        answer=Markup(_emphasised(str(escape(wording.answer(order, said))))),
         comparisons=[(each, KINDS.get(each.verdict, "unclear")) for each in order],
         baseline=_baseline(rows, metric),
         counts=_counts(study, rows),
@@ -50,6 +50,10 @@ def build(
         rule=rule,
         **drawn,
     )
+
+
+def _emphasised(text: str) -> str:
+    return text.replace(wording.OPEN, "<strong>").replace(wording.CLOSE, "</strong>")
 
 
 def _baseline(rows: Sequence[Row], metric: str) -> str:
@@ -93,17 +97,19 @@ def _metrics(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _arms(study: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, str]]:
     """Each arm's nesting as it was printed by its first run that got so far."""
-    explained: dict[str, str] = {}
+    first: dict[str, Row] = {}
     for row in rows:
         if row.get("explain"):
-            explained.setdefault(row["arm"], row["explain"])
+            first.setdefault(row["arm"], row)
+    nothing = {"explain": "no run of this arm came so far"}
     return [
         {
             "name": arm["name"],
-            "settings": ", ".join(canonical(settings) for settings in arm["methods"]),
-            "explain": explained.get(arm["name"], "no run of this arm came so far"),
+            "settings": ", ".join(map(canonical, row.get("settings") or arm["methods"])),
+            "explain": row["explain"],
         }
         for arm in study["arms"]
+        for row in [first.get(arm["name"], nothing)]
     ]
 
 

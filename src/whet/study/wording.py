@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from whet.study.statistics import FEWEST, HELPS, HURTS, IDENTICAL, NONE, Comparison
 
 MINUS, TIMES, NOTHING = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+OPEN, CLOSE = "\x02", "\x03"
 
 
 def decimals(comparisons: Iterable[Comparison]) -> int:
@@ -52,7 +53,7 @@ def times(cost: float | None) -> str:
 def duration(seconds: float) -> str:
     """A span of time as people say it."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
@@ -67,29 +68,48 @@ def counted(n: int, thing: str) -> str:
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
+def named(comparison: Comparison) -> str:
+    """An arm's name between marks, so that a page can set it apart after escaping."""
+    return f"{OPEN}{comparison.arm}{CLOSE}"
+
+
 def last_line(reason: str | None) -> str:
     """The line of a reason or traceback that says what was wrong."""
     lines = [line for line in (reason or "").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "no reason was given"
 
 
+def lost(comparison: Comparison) -> str:
+    """The seeds left out of the pairs, those with one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for seed, reason in comparison.left_out:
+        reasons.setdefault(reason, []).append(str(seed))
+    groups = [
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)} ({reason})"
+        for reason, seeds in reasons.items()
+    ]
+    return f"left out: {', '.join(groups)}" if groups else ""
+
+
 def answer(comparisons: Sequence[Comparison], metric: str) -> str:
-    """What the study found, in a paragraph."""
-    places = decimals(comparisons)
+    """What the study found, in a paragraph; names stand between the marks of `named`."""
     compared = [each for each in comparisons if each.n >= FEWEST]
     if not compared:
         return (
             f"Nothing can be said yet: a verdict needs at least {FEWEST} seeds in which both the "
             "baseline and the method came to a result."
         )
+    places = decimals(comparisons)
     parts = [_found(compared, verdict, metric, places) for verdict in (HELPS, HURTS)]
     unclear = [each for each in compared if each.verdict == NONE]
     if unclear:
         parts.append(_unclear(unclear, metric, places))
-    parts.append(_named(comparisons, IDENTICAL, "made no difference at all"))
-    diverged = [each.arm for each in comparisons if each.diverged]
-    if diverged:
-        parts.append(f"Training diverged with {listed(diverged)}.")
+    for said, whose in (
+        ("made no difference at all", [each for each in compared if each.verdict == IDENTICAL]),
+        ("diverged", [each for each in comparisons if each.diverged]),
+        ("came to too few results for a verdict", [e for e in comparisons if e.n < FEWEST]),
+    ):
+        parts.append(f"{listed([named(each) for each in whose])} {said}." if whose else "")
     return " ".join(filter(None, parts))
 
 
@@ -98,21 +118,18 @@ def _found(compared: Sequence[Comparison], verdict: str, metric: str, places: in
     if not found:
         return f"No method was found to improve {metric}." if verdict == HELPS else ""
     found.sort(key=lambda each: -abs(each.gain or 0))
-    gains = [f"{e.arm} ({signed(e.gain, places)}, {interval(e, places)})" for e in found]
-    verb = "improve" if verdict == HELPS else "worsen"
-    return f"{listed(gains)} {verb}{'' if len(found) > 1 else 's'} {metric}."
+    size = {each.arm: f"{abs(each.gain or 0):.{places}f}" for each in found}
+    each_by = [f"{named(e)} by {size[e.arm]} (95 % interval {interval(e, places)})" for e in found]
+    verb = ("improve" if verdict == HELPS else "worsen") + ("s" if len(found) == 1 else "")
+    many = "One method" if len(found) == 1 else counted(len(found), "method")
+    return f"{many} {verb} {metric}: {listed(each_by)}."
 
 
 def _unclear(unclear: Sequence[Comparison], metric: str, places: int) -> str:
     widest = max(max(abs(each.low or 0), abs(each.high or 0)) for each in unclear)
     seeds = max(each.n for each in unclear)
     return (
-        f"For {listed([each.arm for each in unclear])} no effect was found with "
+        f"For {listed([named(each) for each in unclear])} no effect was found with "
         f"{counted(seeds, 'seed')}; effects on {metric} as large as {widest:.{places}f} "
         "could be missed."
     )
-
-
-def _named(comparisons: Sequence[Comparison], verdict: str, said: str) -> str:
-    names = [each.arm for each in comparisons if each.verdict == verdict]
-    return f"{listed(names)} {said}." if names else ""
