@@ -1,7 +1,7 @@
 # Needs python3 (3.11 or later) and make; everything else goes into .venv by itself.
-# `make PYTHON=python3.12` picks the interpreter .venv is made from.
+# `make test PYTHON=python3.12` picks the interpreter .venv is made from; the pins are for 3.11.
 # `make gpu PY=python3` uses an interpreter that has everything already, and installs nothing.
-PYTHON ?= python3
+PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 JOBS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -33,7 +33,7 @@ check: $(DEV) ## linters, types, import order
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 
 bench: $(DEV) ## measure costs; writes benchmarks/results.json
 	$(PY) -m benchmarks

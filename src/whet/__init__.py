@@ -6,6 +6,7 @@ Names are loaded when first used, so that the torch-free parts stay torch-free.
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from whet.stage import Stage as Stage
     from whet.task import Task as Task
 
-__version__ = "0.1.0"
+    __version__: str
 
 _HOMES = {
     "Batch": "batch", "Forward": "forward", "Layer": "method", "Method": "method",
@@ -35,6 +36,8 @@ __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("whet")
     if name not in _HOMES:
         raise AttributeError(f"module 'whet' has no attribute {name!r}")
     return getattr(importlib.import_module(f"whet.{_HOMES[name]}"), name)

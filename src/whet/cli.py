@@ -147,6 +147,7 @@ def tasks() -> None:
       whet tasks
     """
     from rich.table import Table
+
     from whet.study.node import describe, task_names
 
     table = Table(box=None, pad_edge=False)

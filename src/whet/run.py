@@ -29,16 +29,37 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def open_fabric(device: str, precision: str, scaler: torch.amp.GradScaler | None) -> Fabric:
-    """Fabric for one device; whet's scaler is the one that Fabric scales with."""
+def open_fabric(
+    device: torch.device, precision: str, scaler: torch.amp.GradScaler | None
+) -> Fabric | None:
+    """Fabric for one device; whet's scaler is the one that Fabric scales with.
+
+    One device in fp32 needs nothing of it: the loop then calls module and optimizer directly, and
+    the seconds that its import takes are saved.
+    """
+    if precision == "fp32":
+        return None
     from lightning_fabric import Fabric
     from lightning_fabric.plugins import MixedPrecision
 
-    if precision == "fp32":
-        return Fabric(accelerator=device, devices=1)
-    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    mixed = MixedPrecision(PRECISIONS[precision], kind, scaler)  # type: ignore[arg-type]
-    return Fabric(accelerator=device, devices=1, plugins=[mixed])
+    mixed = MixedPrecision(PRECISIONS[precision], device.type, scaler)  # type: ignore[arg-type]
+    return Fabric(accelerator=device.type, devices=1, plugins=[mixed])
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; `auto` takes CUDA where there is one.
+
+    Raises:
+        InputError: CUDA is asked for and not there.
+    """
+    there = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device is {name!r}; it is one of auto, cpu, cuda.")
+    if name == "cuda" and not there:
+        raise InputError("device='cuda', but torch finds no CUDA device: use 'auto' or 'cpu'.")
+    if name == "cpu" or not there:
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 class Run:
@@ -79,7 +100,8 @@ class Run:
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}.")
-        if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
+        self.device = pick_device(device)
+        if precision == "fp16" and self.device.type != "cuda":
             raise InputError("precision='fp16' needs CUDA; on a CPU use 'bf16' or 'fp32'.")
         self.task, self.seed = task, seed
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe([recipe])
@@ -88,8 +110,8 @@ class Run:
             evaluate_every, checkpoint_every, keep)  # fmt: skip
         self.on_update, self.precision = on_update, precision
         self.scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
-        self.fabric = open_fabric(device, precision, self.scaler)
-        self.module = task.model.to(self.fabric.device)
+        self.fabric = open_fabric(self.device, precision, self.scaler)
+        self.module = task.model.to(self.device)
         self._trainable = {n: p.requires_grad for n, p in self.module.named_parameters()}
         self.stage_number, self.updates, self._offset = 0, 0, 0
         self.history: list[dict[str, Any]] = []
@@ -133,15 +155,15 @@ class Run:
             self.module, self.task.objective if stage.objective is None else stage.objective,
             self.recipe.methods_of(stage), scaler=self.scaler, updates=length,
             resources=self.task.resources, seed=self.seed, stage=self.stage_number,
-            backward=None if self.precision == "fp32" else self.fabric.backward,
+            backward=None if self.fabric is None else self.fabric.backward,
             optimizer=lambda parameters: optim.optimizer(stage.optimizer, parameters),
+            loader=lambda purpose: self._loader(stage, purpose),
         )  # fmt: skip
         run = self.stack.run
-        run.train = lambda purpose: self._loader(stage, purpose)
-        if self.precision != "fp32":
+        if self.fabric is not None:
             run.model = self.fabric.setup_module(self.module)
             run.autocast = self.fabric.autocast
-        run.heads.to(self.fabric.device)
+        run.heads.to(self.device)
         run.score = self._score if self.task.select is not None else None
         self.stack.carry(self._carried)
         self.stack.set_scheduler(optim.schedule(stage.schedule, self.stack.optimizer, length))
@@ -268,7 +290,7 @@ class Run:
         """What "to the bit" depends on."""
         return {
             "torch": torch.__version__, "python": platform.python_version(),
-            "machine": platform.machine(), "device": str(self.fabric.device),
+            "machine": platform.machine(), "device": str(self.device),
             "threads": torch.get_num_threads(), "precision": self.precision, "world_size": 1,
             "seed": self.seed,
         }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whet import modes, nesting, objectives
+from whet import modes, nesting, objectives, seeding
 from whet.batch import Batch
 from whet.errors import CheckpointError, Clash, InputError
 from whet.forward import Forward, Window
@@ -47,6 +47,9 @@ class Stack:
         batch_size: rows per batch of `data`.
         resources: what methods name in `needs`: unlabelled data, views, a teacher.
         seed: decides all randomness, together with the position.
+        stage: number of the stage in its recipe.
+        backward: sends a loss back, where not by `loss.backward()`.
+        loader: from a purpose to a loader of the training data, in place of `data`.
 
     Raises:
         Clash, InputError, NotApplicable: before training begins.
@@ -68,15 +71,16 @@ class Stack:
         scaler: torch.amp.GradScaler | None = None, updates: int | None = None, data: Any = None,
         batch_size: int = 64, resources: Mapping[str, Any] | None = None, seed: int = 0,
         stage: int = 0, backward: Callable[[Tensor], None] | None = None,
+        loader: Callable[[str], Epochs] | None = None,
     ) -> None:
         def train(purpose: str) -> Epochs:
-            return open_loader(data, batch_size, seed, purpose)
+            return open_loader(data, batch_size, seeding.key(seed, stage), purpose)
 
         self.methods = nesting.arrange(methods)
         self.objective = objectives.make(objective)
         self.run = Training(
             model, self.objective, seed=seed, stage=stage, updates=updates, resources=resources,
-            train=None if data is None else train,
+            train=loader if data is None else train,
         )
         self.run.scaler = scaler
         self.set_scheduler(scheduler)
@@ -84,6 +88,8 @@ class Stack:
         self.objective.conclude(self.run, self.methods)
         self._check_spans()
         for method in self.methods:
+            for need in sorted(method.needs):
+                self.run.resource(need, method)
             method.build(self.run)
         self._given_optimizer = optimizer
         self._send_back = backward or self._scaled_backward

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from whet import seeding
 from whet.method import Method
@@ -24,8 +25,11 @@ class Net(nn.Module):
     `coupled=False` leaves out what couples the rows of a batch or draws: normalisation, dropout.
     """
 
-    def __init__(self, coupled: bool = True, dropout: float = 0.2) -> None:
+    def __init__(
+        self, coupled: bool = True, dropout: float = 0.2, checkpointed: bool = False
+    ) -> None:
         super().__init__()
+        self.checkpointed = checkpointed
         self.embed = nn.Embedding(20, 6, padding_idx=0)
         self.hidden = nn.Linear(6 + FLOATS, 16)
         self.norm = nn.BatchNorm1d(16) if coupled else nn.Identity()
@@ -33,9 +37,13 @@ class Net(nn.Module):
         self.head = nn.Linear(16, CLASSES)
 
     def forward(self, tokens: Tensor, floats: Tensor) -> Tensor:
-        pooled = self.embed(tokens).mean(1)
-        hidden = self.hidden(torch.cat([pooled, floats], 1))
-        return self.head(self.dropout(self.norm(hidden).tanh()))
+        hidden = torch.cat([self.embed(tokens).mean(1), floats], 1)
+        if self.checkpointed:
+            return self.head(checkpoint(self.body, hidden, use_reentrant=False))
+        return self.head(self.body(hidden))
+
+    def body(self, hidden: Tensor) -> Tensor:
+        return self.dropout(self.norm(self.hidden(hidden)).tanh())
 
 
 def inputs(rows: int, seed: int) -> dict[str, Tensor]:

@@ -106,18 +106,21 @@ def result(node: Node, value: float | None, cost: float) -> Row:
     }  # fmt: skip
 
 
-def install() -> None:
+def modules() -> dict[str, types.ModuleType]:
+    """What stands in for the modules that know tasks and methods."""
     node = types.ModuleType("whet.study.node")
     vars(node).update(train=train, describe=describe, task_names=task_names)
     methods = types.ModuleType("whet.methods")
     vars(methods).update(catalogue=catalogue, make=make)
-    sys.modules.update({"whet.study.node": node, "whet.methods": methods})
+    return {"whet.study.node": node, "whet.methods": methods}
 
 
 if __name__ in ("__main__", "__mp_main__"):
-    install()
+    sys.modules.update(modules())
 
 if __name__ == "__main__":
     from whet.cli import main
+    from whet.study import figures
 
+    figures.forest = figures.learning = lambda *_: ""  # two seconds that these tests do not need
     main()

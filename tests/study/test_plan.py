@@ -1,0 +1,54 @@
+"""Nodes: what decides a result is in the key, and a study cut short holds whole pairs."""
+
+import pytest
+
+from whet.errors import InputError
+from whet.study.plan import BASELINE, Arm, Node, add_one, nodes
+
+NODE = Node("toy", "ema", ({"name": "ema", "decay": 0.99},), 3, {"threads": 1}, "code")
+
+
+def test_key_is_stable_across_processes_and_releases() -> None:
+    assert NODE.key == "d629edf0b8a9c0a1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 4},
+        {"methods": ({"name": "ema", "decay": 0.9},)},
+        {"options": {"threads": 2}},
+        {"code": "other"},
+        {"task": "other"},
+    ],
+)
+def test_key_changes_with_whatever_decides_the_result(change: dict[str, object]) -> None:
+    changed = Node.from_json(NODE.to_json() | change)
+    assert changed.key != NODE.key
+
+
+def test_json_round_trip() -> None:
+    assert Node.from_json(NODE.to_json()) == NODE
+    assert Node.from_json(NODE.to_json()).key == NODE.key
+
+
+def test_folder_is_readable_and_safe() -> None:
+    assert NODE.folder.startswith("ema-s3-")
+    odd = Node("toy", "../<x>:a=1/..", (), 0)
+    assert odd.folder.startswith("x-a=1-s0-")
+    assert "/" not in odd.folder
+
+
+def test_settings_must_be_plain() -> None:
+    for value in (object(), float("nan")):
+        with pytest.raises(InputError, match="plain JSON"):
+            Node("toy", "x", ({"name": "x", "value": value},), 0).key  # noqa: B018
+
+
+def test_seeds_outside_and_the_baseline_first() -> None:
+    arms = [Arm("b", ({"name": "b"},)), *add_one([Arm("a", ({"name": "a"},))])]
+    planned = nodes("toy", arms, range(2), {}, lambda arm: arm.name)
+    assert [(n.seed, n.arm) for n in planned] == [
+        (0, BASELINE), (0, "b"), (0, "a"), (1, BASELINE), (1, "b"), (1, "a")
+    ]  # fmt: skip
+    assert [n.code for n in planned[:3]] == [BASELINE, "b", "a"]

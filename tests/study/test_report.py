@@ -1,0 +1,163 @@
+"""The report: one file, nothing loaded, everything escaped, every arm in it."""
+
+import html
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.study.conftest import ARMS
+from whet.study import figures, report, statistics
+from whet.study.conduct import Evidence, conclude
+from whet.study.store import Store
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+LOADING = {"src", "srcset", "data", "action", "poster", "background", "formaction", "xlink:href"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and gathers tags, attributes and texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.pre: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "pre":
+            self.pre.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "pre":
+            self.pre[-1] += data
+
+
+@pytest.fixture
+def text(toy: Evidence) -> str:
+    return toy.report.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_nothing_is_loaded(page: Page, text: str) -> None:
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert ("meta", "content", policy) in page.attributes
+    assert not set(page.tags) & {"script", "link", "iframe", "object", "embed", "base", "img"}
+    assert not [each for each in page.attributes if each[1] in LOADING]
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert links
+    assert all(value.startswith("#") for value in links)
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+
+
+def test_names_are_escaped(page: Page, text: str) -> None:
+    assert "script" not in page.tags
+    assert "<script" not in text
+    assert html.escape("<script>") in text
+    assert html.escape("something <broke>") in text
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page: Page, text: str) -> None:
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    asked = {value[1:] for _, name, value in page.attributes if name == "href"}
+    asked |= set(re.findall(r"url\(#([^)]+)\)", text))
+    assert asked <= set(ids)
+
+
+def test_every_arm_shows_its_nesting(page: Page) -> None:
+    explained = {arm for arm in ("baseline", *ARMS) if f"{arm}\n  supervised" in "".join(page.pre)}
+    assert explained == {"baseline", "good", "bad", "noise", "<script>", "same", "diverges",
+                         "inapplicable"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "2 methods improve accuracy",
+        "diverged in 1 of 5 seeds",
+        "left out: seed 1 (diverged)",
+        "was ended by SIGKILL",
+        "SystemExit: 3",
+        "the data is missing",
+        "inapplicable at seed 0",
+        "two-sided paired t test",
+        "whet study toy --methods",
+        "threads a run",
+    ],
+)
+def test_says(text: str, said: str) -> None:
+    assert said in html.unescape(re.sub(r"</?strong>", "", text))
+
+
+def test_figures_are_text_in_the_pages_colours(text: str) -> None:
+    svgs = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(svgs) == 4
+    assert all("var(--ink)" in svg and "</text>" in svg for svg in svgs)
+    assert not re.search("#0[1-6]0[1-6]0[1-6]", text)
+
+
+def test_the_same_files_make_the_same_report(folder: Path, text: str) -> None:
+    assert conclude(Store(folder)).report.read_text(encoding="utf-8") == text
+
+
+def test_left_out_methods_are_named_unless_asked_for(toy: Evidence, text: str) -> None:
+    assert "not tried" not in text
+    task = toy.study["task"] | {"left_out": {"gone": "it has <no> sense here"}}
+    made = report.build(toy.study | {"task": task}, toy.rows, toy.comparisons, "rule")
+    assert "it has &lt;no&gt; sense here" in made
+
+
+def test_a_study_that_has_only_begun(toy: Evidence) -> None:
+    for few in ([], toy.rows[:1], toy.rows[:2]):
+        comparisons = statistics.paired(few, "accuracy", True)
+        made = report.build(toy.study, few, comparisons, "rule")
+        Page(made)
+        assert "Not complete" in made
+        assert "Nothing can be said yet" in made
+
+
+def test_names_with_mathematics_stay_names(toy: Evidence) -> None:
+    odd = [statistics.replace(each, arm="$x^{$_\\a") for each in toy.comparisons[:1]]
+    assert "$x^{$_\\a" in figures.forest(odd, "accuracy", True)
+
+
+def test_an_arm_far_off_leaves_the_others_readable() -> None:
+    gains = {"far": -0.5, "near": 0.01, "close": -0.01, "small": 0.005}
+    found = [
+        statistics.Comparison(arm, 3, ((0, gain),), (), 0, 3, gain=gain, low=gain, high=gain)
+        for arm, gain in gains.items()
+    ]
+    low, high = figures._reach(found)
+    assert -0.1 < low < -0.01
+    assert 0.01 <= high < 0.1
+
+
+def test_curves_are_means_over_finished_seeds() -> None:
+    def row(seed: int, status: str, *points: tuple[int, float]) -> dict[str, object]:
+        curve = [{"update": update, "metrics": {"m": value}} for update, value in points]
+        return {"arm": "a", "seed": seed, "status": status, "curve": curve}
+
+    rows = [row(0, "done", (1, 0.2), (2, 0.4)), row(1, "done", (1, 0.4)),
+            row(2, "diverged", (1, 9.0))]  # fmt: skip
+    assert figures.mean_curves(rows, "m") == {"a": [(1, pytest.approx(0.3))]}
