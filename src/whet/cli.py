@@ -148,12 +148,13 @@ def tasks() -> None:
     """
     from rich.table import Table
 
-    from whet.study.node import describe, task_names
+    from whet.study.node import describe
+    from whet.tasks import names
 
     table = Table(box=None, pad_edge=False)
     for column in ("task", "what it is", "metric", "seeds"):
         table.add_column(column, overflow="fold")
-    for task in map(describe, task_names()):
+    for task in map(describe, names()):
         table.add_row(task["name"], task["title"], task["metric"], str(task["seeds"]))
     _console().print(table)
 
@@ -184,7 +185,11 @@ def methods(
     from whet.study import catalogue as shown
 
     console = _console()
-    console.print(shown.overview(cards) if name is None else shown.whole(cards[0]))
+    if name is None:
+        console.print(shown.overview(cards, console.width))
+        return
+    console.print(shown.whole(cards[0]))
+    console.print(cards[0]["doc"].strip(), markup=False, highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable imports the compiler at once
 from torch.utils.hooks import RemovableHandle
 
 from whet.errors import NotApplicable
@@ -24,9 +26,7 @@ from whet.modes import match
 NOT_WORDS = ("*position*", "*token_type*")
 
 
-def modules(
-    model: nn.Module, at: str, exclude: Sequence[str], key: str
-) -> dict[str, nn.Module]:
+def modules(model: nn.Module, at: str, exclude: Sequence[str], key: str) -> dict[str, nn.Module]:
     """The embeddings whose name matches `at` (a glob, a name, or a module above) and no `exclude`.
 
     Raises:
@@ -89,7 +89,7 @@ def sized(gradient: Tensor, size: float, *, each: bool = False) -> Tensor:
     half = gradient.dtype in (torch.float16, torch.bfloat16)
     wide = torch.float32 if half else gradient.dtype  # fp16 squares overflow from 256 on
     norm = torch.linalg.vector_norm(gradient, dim=dims, keepdim=each, dtype=wide)
-    moved = gradient if size == 1.0 else gradient * size
+    moved = gradient.to(wide) if size == 1.0 else gradient.to(wide) * size
     useless = ~((norm > 0) & norm.isfinite())
     return torch.div(moved, norm).masked_fill_(useless, 0.0).to(gradient.dtype)
 
@@ -156,35 +156,37 @@ class Shift:
     ) -> None:
         self.model, self.embeddings, self.start = model, embeddings, start
         self.calls: list[Call] = []
-        self._attention: Any = None
+        self.attention: Any = None
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Shift:
-        self._handles = [self.model.register_forward_pre_hook(self._arrived, with_kwargs=True)]
-        self._handles += [
-            module.register_forward_hook(self._returned, with_kwargs=True)
-            for module in self.embeddings
-        ]
+        self._handles = hook_points(self.model, self.embeddings)
+        for module in (self.model, *self.embeddings):
+            _STANDING.setdefault(module, []).append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
+        for module in (self.model, *self.embeddings):
+            _STANDING[module].remove(self)
         for handle in self._handles:
             handle.remove()
         self.calls.clear()
-        self._attention = None
+        self.attention = None
 
-    def _arrived(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._attention = kwargs.get("attention_mask")
+    def rewind(self) -> None:
+        """Every call back to the delta it began with."""
+        for number, call in enumerate(self.calls):
+            call.move(None if self.start is None else self.start(call, number))
 
-    def _returned(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-        ids = args[0] if args else kwargs["input"]
-        call = next((c for c in self.calls if c.module is module and _same(c.ids, ids)), None)
-        if call is None:
-            call = self._enlist(module, ids, output)
-        return output + call.delta
+    def added(self, module: nn.Module, ids: Tensor, output: Tensor) -> Tensor:
+        """What the embedding returns, plus the delta of this call."""
+        for call in self.calls:
+            if call.module is module and _same(call.ids, ids):
+                return output + call.delta
+        return output + self._enlist(module, ids, output).delta
 
     def _enlist(self, module: nn.Module, ids: Tensor, output: Tensor) -> Call:
         delta = torch.zeros_like(output, requires_grad=True)
@@ -195,13 +197,45 @@ class Shift:
         return call
 
     def _mask(self, module: nn.Module, ids: Tensor, output: Tensor) -> Tensor:
-        shape, attention = output.shape[:-1], self._attention
+        shape, attention = output.shape[:-1], self.attention
         if isinstance(attention, Tensor) and attention.shape == shape:
-            return attention != 0
+            return attention.ne(0)
         padding = getattr(module, "padding_idx", None)
         if padding is not None and ids.shape == shape:
-            return ids != padding
+            return ids.ne(padding)
         return torch.ones(shape, dtype=torch.bool, device=output.device)
+
+
+# A compiled model does not see hooks that come later, so they are put in place before (`build`),
+# as functions of a module, which copies and pickles of a model can carry; what they do is looked
+# up by module. Here the graph breaks: a delta belongs to ids, which a graph cannot know.
+_STANDING: WeakKeyDictionary[nn.Module, list[Shift]] = WeakKeyDictionary()
+
+
+def hook_points(model: nn.Module, embeddings: Sequence[nn.Module]) -> list[RemovableHandle]:
+    """Make a model ready for shifts, once; gives the handles of the hooks that are new."""
+    new = []
+    if _arrived not in model._forward_pre_hooks.values():
+        new.append(model.register_forward_pre_hook(_arrived, with_kwargs=True))
+    for module in embeddings:
+        if _returned not in module._forward_hooks.values():
+            new.append(module.register_forward_hook(_returned, with_kwargs=True))
+    return new
+
+
+@_disable_dynamo
+def _arrived(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    for shift in _STANDING.get(model, ()):
+        if shift.model is model:
+            shift.attention = kwargs.get("attention_mask")
+
+
+@_disable_dynamo
+def _returned(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+    for shift in _STANDING.get(module, ()):
+        if module in shift.embeddings:
+            output = shift.added(module, args[0] if args else kwargs["input"], output)
+    return output
 
 
 def _same(known: Tensor, ids: Tensor) -> bool:

@@ -36,6 +36,10 @@ class Window:
         items = float(sum(count(batch) for batch in batches))
         return cls(tuple(batches), items, sum(batch.size for batch in batches), len(batches))
 
+    def to(self, device: torch.device) -> Window:
+        """The window on a device."""
+        return replace(self, batches=tuple(batch.to(device) for batch in self.batches))
+
     def total(self, per: Per) -> float:
         """The normaliser `per`; at least one, so that an empty window has a loss of zero."""
         return max(float(getattr(self, per)), 1.0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from whet.errors import InputError
+from whet.errors import CheckpointError, InputError
 
 
 @contextmanager
@@ -107,3 +107,15 @@ def put_back(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Write the copies back into their tensors."""
     for tensor, copy in pairs:
         tensor.copy_(copy)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load weights and buffers.
+
+    Raises:
+        CheckpointError: they belong to another architecture; the message names the differences.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's model is another one: {error}") from error

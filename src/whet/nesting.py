@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from whet import settings
-from whet.errors import Clash
+from whet.errors import CheckpointError, Clash
 from whet.method import Method, Resource
 
 MOMENTS = ("step", "gradients", "forward", "backward")
@@ -59,9 +59,31 @@ def _refuse(a: Method, b: Method) -> None:
         )
 
 
+def check_schedule(methods: Sequence[Method]) -> None:
+    """Refuse a schedule beside a method that owns the learning rate."""
+    owner = [m.key for m in methods if Resource.LEARNING_RATE in m.owns]
+    if owner:
+        raise Clash(
+            f"{owner[0]} and the stage's schedule both claim the learning rate. Leave the "
+            f"schedule out (schedule=None), or train without {owner[0]}."
+        )
+
+
+def check_same(saved: Sequence[str], here: Sequence[str]) -> None:
+    """Refuse a state of other methods; both lists are named."""
+    if sorted(saved) != sorted(here):
+        raise CheckpointError(
+            f"the checkpoint holds the methods [{', '.join(saved)}] and this stack "
+            f"[{', '.join(here)}]. Continue with the same methods, or begin a new stage that "
+            "starts from the checkpoint's weights."
+        )
+
+
 def _sorted(methods: Sequence[Method]) -> list[Method]:
     rank = {id(m): (m.layer, at) for at, m in enumerate(methods)}
-    forced = {(id(a), id(b)) for a in methods for b in methods if b.name in a.outside and a is not b}
+    forced = {
+        (id(a), id(b)) for a in methods for b in methods if b.name in a.outside and a is not b
+    }
     inner: dict[int, list[Method]] = {id(m): [] for m in methods}
     waits = {id(m): 0 for m in methods}
     for a in methods:

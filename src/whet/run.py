@@ -3,63 +3,23 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
-from torch import Tensor
 
-from whet import checkpoint, modes, optim, seeding
+from whet import checkpoint, modes, objectives, optim, seeding
+from whet import device as devices
 from whet import predict as prediction
 from whet.batch import Batch
 from whet.errors import CheckpointError, InputError
 from whet.loading import Epochs, open_loader
-from whet.metrics import resolve
 from whet.predict import Predictor, model_state
 from whet.stack import Stack
 from whet.stage import Recipe, Stage
 from whet.task import Task
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-
-def open_fabric(
-    device: torch.device, precision: str, scaler: torch.amp.GradScaler | None
-) -> Fabric | None:
-    """Fabric for one device; whet's scaler is the one that Fabric scales with.
-
-    One device in fp32 needs nothing of it: the loop then calls module and optimizer directly, and
-    the seconds that its import takes are saved.
-    """
-    if precision == "fp32":
-        return None
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins import MixedPrecision
-
-    mixed = MixedPrecision(PRECISIONS[precision], device.type, scaler)  # type: ignore[arg-type]
-    return Fabric(accelerator=device.type, devices=1, plugins=[mixed])
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` takes CUDA where there is one.
-
-    Raises:
-        InputError: CUDA is asked for and not there.
-    """
-    there = torch.cuda.is_available()
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device is {name!r}; it is one of auto, cpu, cuda.")
-    if name == "cuda" and not there:
-        raise InputError("device='cuda', but torch finds no CUDA device: use 'auto' or 'cpu'.")
-    if name == "cpu" or not there:
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 class Run:
@@ -97,12 +57,9 @@ class Run:
         folder: str | Path | None = None, device: str = "auto", precision: str = "fp32",
         evaluate_every: int | None = None, checkpoint_every: int | None = None, keep: int = 2,
         on_update: Callable[[Run], None] | None = None,
-    ) -> None:
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}.")
-        self.device = pick_device(device)
-        if precision == "fp16" and self.device.type != "cuda":
-            raise InputError("precision='fp16' needs CUDA; on a CPU use 'bf16' or 'fp32'.")
+    ) -> None:  # fmt: skip
+        self.device = devices.pick(device)
+        devices.check(self.device, precision)
         self.task, self.seed = task, seed
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe([recipe])
         self.folder = Path(folder) if folder is not None else None
@@ -110,7 +67,7 @@ class Run:
             evaluate_every, checkpoint_every, keep)  # fmt: skip
         self.on_update, self.precision = on_update, precision
         self.scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
-        self.fabric = open_fabric(self.device, precision, self.scaler)
+        self.fabric = devices.open_fabric(self.device, precision, self.scaler)
         self.module = task.model.to(self.device)
         self._trainable = {n: p.requires_grad for n, p in self.module.named_parameters()}
         self.stage_number, self.updates, self._offset = 0, 0, 0
@@ -133,24 +90,13 @@ class Run:
             drop_last=stage.drop_last, workers=stage.workers, collate=self.task.collate,
         )  # fmt: skip
 
-    def _length(self, stage: Stage) -> int:
-        if stage.updates is not None:
-            return stage.updates
-        assert stage.epochs is not None
-        if self.loader.batches is None:
-            raise InputError(
-                "the training data does not say how long an epoch is: give Stage(updates=N) "
-                "instead of epochs."
-            )
-        return max(1, round(stage.epochs * -(-self.loader.batches // stage.accumulate)))
-
     def _enter(self, stage: Stage) -> None:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(self._trainable[name])
         frozen = modes.freeze(self.module, stage.freeze)
         modes.train_mode(self.module, frozen)
         self.loader = self._loader(stage, "train")
-        length = self._length(stage)
+        length = stage.length(self.loader.batches)
         self.stack = Stack(
             self.module, self.task.objective if stage.objective is None else stage.objective,
             self.recipe.methods_of(stage), scaler=self.scaler, updates=length,
@@ -164,7 +110,7 @@ class Run:
             run.model = self.fabric.setup_module(self.module)
             run.autocast = self.fabric.autocast
         run.heads.to(self.device)
-        run.score = self._score if self.task.select is not None else None
+        run.score = self._score if self._judges() else None
         self.stack.carry(self._carried)
         self.stack.set_scheduler(optim.schedule(stage.schedule, self.stack.optimizer, length))
         self._frozen = frozen
@@ -240,10 +186,17 @@ class Run:
         return happened
 
     def _due(self, ended: bool) -> None:
-        if self.task.select is not None and (ended or _divides(self.evaluate_every, self.updates)):
+        if self._judges() and (ended or _divides(self.evaluate_every, self.updates)):
             self._note(self.evaluate("select"))
         if self.folder is not None and (ended or _divides(self.checkpoint_every, self.updates)):
             self.save()
+
+    def _judges(self) -> bool:
+        # the task's parts are judged by the task's kind of target; a stage that pre-trains with
+        # another kind, or without targets, has nothing to be judged by
+        here = self.stack.objective.family.name
+        same = here == objectives.make(self.task.objective).family.name
+        return self.task.select is not None and same and here != "embedding"
 
     def _note(self, metrics: dict[str, float]) -> None:
         self.stack.evaluated(metrics)
@@ -271,16 +224,7 @@ class Run:
 
     def _score(self, predictor: Predictor) -> float:
         """The deciding metric on the select part; more is better."""
-        metrics = prediction.evaluate(predictor, self._part("select"), self.task.metrics)
-        name, value = next(iter(metrics.items()))
-        [metric] = [m for m in self._metrics() if m.name == name]
-        return value if metric.higher_is_better else -value
-
-    def _metrics(self) -> list[Any]:
-        from whet.metrics import defaults
-
-        name = self.stack.objective.family.name
-        return resolve(self.task.metrics or defaults(name), name)
+        return prediction.score(predictor, self._part("select"), self.task.metrics)
 
     # checkpoints -----------------------------------------------------------------------------
     _saved_at: int | None = None
@@ -288,12 +232,7 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """What "to the bit" depends on."""
-        return {
-            "torch": torch.__version__, "python": platform.python_version(),
-            "machine": platform.machine(), "device": str(self.device),
-            "threads": torch.get_num_threads(), "precision": self.precision, "world_size": 1,
-            "seed": self.seed,
-        }  # fmt: skip
+        return devices.surroundings(self.device, self.precision) | {"seed": self.seed}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the run continues from: tensors and plain values."""
@@ -344,7 +283,7 @@ class Run:
         self._carried = {}
         self.stage_number, self._offset = state["stage"], state["offset"]
         self._enter(self.stage)
-        _load_model(self.module, state["model"])
+        modes.load_state(self.module, state["model"])
         self.stack.load_state_dict(state["stack"])
         self.stack.optimizer.load_state_dict(state["optimizer"])
         if state["scheduler"] is not None and self.stack.run.scheduler is not None:
@@ -356,10 +295,3 @@ class Run:
 
 def _divides(every: int | None, updates: int) -> bool:
     return every is not None and updates % every == 0
-
-
-def _load_model(module: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint's model is another one: {error}") from error

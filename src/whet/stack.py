@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from whet import modes, nesting, objectives, seeding
+from whet import judging, nesting, objectives, optim, seeding, spans
 from whet.batch import Batch
-from whet.errors import CheckpointError, Clash, InputError
+from whet.errors import InputError
 from whet.forward import Forward, Window
 from whet.loading import Epochs, open_loader
-from whet.method import Method, Resource
-from whet.predict import ModelPredictor, Predictor
+from whet.method import Method
+from whet.predict import Predictor
 from whet.training import Optimizer, Training
 from whet.trouble import LossWatch
-
-
-_NEVER = 1 << 62
 
 
 def _unreachable(batch: Batch) -> Forward:
@@ -72,7 +69,7 @@ class Stack:
         batch_size: int = 64, resources: Mapping[str, Any] | None = None, seed: int = 0,
         stage: int = 0, backward: Callable[[Tensor], None] | None = None,
         loader: Callable[[str], Epochs] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         def train(purpose: str) -> Epochs:
             return open_loader(data, batch_size, seeding.key(seed, stage), purpose)
 
@@ -81,12 +78,12 @@ class Stack:
         self.run = Training(
             model, self.objective, seed=seed, stage=stage, updates=updates, resources=resources,
             train=loader if data is None else train,
-        )
+        )  # fmt: skip
         self.run.scaler = scaler
         self.set_scheduler(scheduler)
         self.run.evaluating = self.evaluating
         self.objective.conclude(self.run, self.methods)
-        self._check_spans()
+        spans.check(self.methods, updates)
         for method in self.methods:
             for need in sorted(method.needs):
                 self.run.resource(need, method)
@@ -94,21 +91,12 @@ class Stack:
         self._given_optimizer = optimizer
         self._send_back = backward or self._scaled_backward
         self._watch = LossWatch()
-        self._buffers: list[tuple[Tensor, Tensor]] = []
         self._active: list[Method] = []
         self._carried: dict[str, Any] = {}
-        self._next_cut = _NEVER
+        self._next_cut = spans.NEVER
         self._open = self._judging = self._happened = False
 
     # the nesting -----------------------------------------------------------------------------
-    def _check_spans(self) -> None:
-        cut = [m.key for m in self.methods if m.span != (0.0, 1.0)]
-        if cut and self.run.total is None:
-            raise InputError(
-                f"{', '.join(cut)} takes part in a fraction of training, so the stack must know "
-                "its length: pass updates=N to Stack."
-            )
-
     def parameters(self) -> list[nn.Parameter]:
         """Everything trainable, with what methods built: what an optimizer should be given."""
         return [p for p in self.run.parameters() if p.requires_grad]
@@ -116,15 +104,15 @@ class Stack:
     def open(self) -> None:
         """Begin: the optimizer is known, the methods of the first interval start."""
         if not self._open:
-            self._check_optimizer()
+            optim.check_holds(self.optimizer, self.run.heads)
             self._open = True
             self._activate()
 
     @property
     def optimizer(self) -> Optimizer:
         """The optimizer, made from `parameters()` where a function was given."""
-        given = self._given_optimizer
         if self.run.optimizer is None:
+            given = self._given_optimizer
             if given is None:
                 raise InputError("the stack has no optimizer: pass optimizer= to Stack.")
             ready = isinstance(given, Optimizer)
@@ -141,37 +129,14 @@ class Stack:
         Raises:
             Clash: a method owns the learning rate.
         """
-        owner = [m.key for m in self.methods if Resource.LEARNING_RATE in m.owns]
-        if scheduler is not None and owner:
-            raise Clash(
-                f"{owner[0]} and the stage's schedule both claim the learning rate. Leave the "
-                f"schedule out (schedule=None), or train without {owner[0]}."
-            )
+        if scheduler is not None:
+            nesting.check_schedule(self.methods)
         self.run.scheduler = scheduler
-
-    def _check_optimizer(self) -> None:
-        optimizer = self.optimizer
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        lost = [n for n, p in self.run.heads.named_parameters() if id(p) not in known]
-        if lost:
-            raise InputError(
-                f"methods built parameters that the optimizer does not hold: {', '.join(lost)}. "
-                "Make it from stack.parameters(), or pass optimizer=lambda p: AdamW(p, lr=...)."
-            )
-
-    def _cuts(self, method: Method) -> tuple[int, int]:
-        """The updates at which the method enters and leaves."""
-        total, (a, b) = self.run.total, method.span
-        endless = total is None or b == 1.0
-        return int(a * (total or 0)), _NEVER if endless else int(b * (total or 0))
 
     def _activate(self) -> None:
         """Rebuild the nesting for the interval that begins at this update."""
         run, before = self.run, self._active
-        cuts = [(method, *self._cuts(method)) for method in self.methods]
-        self._active = [method for method, a, b in cuts if a <= run.updates < b]
-        ahead = (c for _, a, b in cuts for c in (a, b) if c > run.updates)
-        self._next_cut = min(ahead, default=_NEVER)
+        self._active, self._next_cut = spans.current(self.methods, run.total, run.updates)
         for method in self._active:
             if method not in before:
                 method.start(run)
@@ -206,16 +171,7 @@ class Stack:
         """The micro-batches of one update, on the model's device, with exact totals."""
         several = isinstance(batches, list) and all(isinstance(b, Batch) for b in batches)
         given = batches if several else [Batch.of(batches)]
-        if not given:
-            raise InputError("a window needs at least one batch; the list is empty.")
-        window = Window.of(given, self.objective.count)  # counted where the data lie: no waiting
-        device = self.run.device
-        if device.type != "cpu":
-            for batch in given:
-                self.objective.check_host(batch)
-            moved = tuple(batch.to(device) for batch in given)
-            window = Window(moved, window.items, window.rows, window.micros)
-        return window
+        return self.objective.window(given, self.run.device)
 
     def _plain_step(self, window: Window) -> None:
         self.gradients(window)
@@ -235,8 +191,6 @@ class Stack:
         run.zero_grad()
         run.forget_staged()
         self._watch.begin(run)
-        if run.scaler is not None:
-            self._buffers = modes.copy_buffers(run.module)
         self._gradients(window)
         self._watch.end(run)
 
@@ -287,10 +241,7 @@ class Stack:
         if scaler is None:
             optimizer.step()
             return True
-        scale = scaler.get_scale()
-        scaler.step(optimizer)
-        scaler.update()
-        return scaler.get_scale() >= scale
+        return optim.step_scaled(optimizer, scaler)
 
     def after_update(self, happened: bool) -> None:
         """Advance: everything where the update happened, only the window where it did not."""
@@ -302,10 +253,7 @@ class Stack:
                 run.scheduler.step()
             for method in self._after:
                 method(run)
-        else:
-            modes.put_back(self._buffers)
-            run.forget_staged()
-        self._watch.updated(happened)
+        self._watch.updated(run, happened)
         run.window += 1
         run.micros += run.current.micros
         if run.updates >= self._next_cut:
@@ -326,29 +274,15 @@ class Stack:
         self.open()
         self._judging = True
         try:
-            with ExitStack() as stack:
-                stack.enter_context(modes.evaluation_mode(self.run.module))
-                for method in self._active:
-                    if nesting.overrides(method, "evaluating"):
-                        stack.enter_context(method.evaluating(self.run))
-                        self.run.views.append(method.view)
+            with judging.evaluating(self.run, self._active):
                 yield
         finally:
             self._judging = False
-            self.run.views.clear()
 
     def predictor(self) -> Predictor:
         """What is judged and exported: a copy that later training does not touch."""
         self.open()
-        call: Callable[[], Predictor] = self._plain_predictor
-        for method in reversed(self._active):
-            if nesting.overrides(method, "predictor"):
-                call = partial(method.predictor, self.run, call)
-        return call()
-
-    def _plain_predictor(self) -> Predictor:
-        with self.evaluating():
-            return ModelPredictor.capture(self.run)
+        return judging.predictor(self.run, self._active)
 
     # moments that the host announces ---------------------------------------------------------
     def evaluated(self, metrics: Mapping[str, float]) -> None:
@@ -382,13 +316,7 @@ class Stack:
         Raises:
             CheckpointError: the state belongs to other methods; both lists are named.
         """
-        here = [method.key for method in self.methods]
-        if sorted(state["methods"]) != sorted(here):
-            raise CheckpointError(
-                f"the checkpoint holds the methods [{', '.join(state['methods'])}] and this stack "
-                f"[{', '.join(here)}]. Continue with the same methods, or begin a new stage that "
-                "starts from the checkpoint's weights."
-            )
+        nesting.check_same(state["methods"], [method.key for method in self.methods])
         self.run.load_state_dict(state["position"])
         self.run.heads.load_state_dict(state["heads"])
         self.carry(state["states"])

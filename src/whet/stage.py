@@ -57,6 +57,22 @@ class Stage:
         if self.batch_size < 1 or self.accumulate < 1:
             raise InputError("batch_size and accumulate must be at least 1.")
 
+    def length(self, batches: int | None) -> int:
+        """Length in updates, over an epoch of so many batches.
+
+        Raises:
+            InputError: it is given in epochs, and nobody knows how long one is.
+        """
+        if self.updates is not None:
+            return self.updates
+        assert self.epochs is not None
+        if batches is None:
+            raise InputError(
+                "the training data does not say how long an epoch is: give Stage(updates=N) "
+                "instead of epochs."
+            )
+        return max(1, round(self.epochs * -(-batches // self.accumulate)))
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from whet import modes
 from whet.errors import NonFiniteLoss
 from whet.forward import Forward
 from whet.training import Training
@@ -20,6 +21,7 @@ class LossWatch:
         self._micros: set[int] = set()
         self._late: tuple[str, list[tuple[Forward, Tensor]]] | None = None
         self._skipped = 0
+        self._buffers: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, run: Training) -> None:
         """A window begins; on an accelerator the window before it is checked now."""
@@ -28,6 +30,8 @@ class LossWatch:
             self._late = None
             _check(seen, where)
         self._seen, self._micros = [], set()
+        if run.scaler is not None:
+            self._buffers = modes.copy_buffers(run.module)
 
     def saw(self, run: Training, forward: Forward, loss: Tensor) -> None:
         """A micro-batch's loss; replays and second passes are not counted again."""
@@ -45,8 +49,11 @@ class LossWatch:
         else:
             self._late = (where, self._seen)
 
-    def updated(self, happened: bool) -> None:
-        """Count skipped updates in a row."""
+    def updated(self, run: Training, happened: bool) -> None:
+        """Undo what a skipped update's forward moved, and count such updates in a row."""
+        if not happened:
+            modes.put_back(self._buffers)
+            run.forget_staged()
         self._skipped = 0 if happened else self._skipped + 1
         if self._skipped >= PATIENCE:
             raise NonFiniteLoss(

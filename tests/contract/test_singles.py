@@ -173,7 +173,7 @@ def test_replaying_moves_no_state(name: str) -> None:
         assert same(states, twice.state_dict())
         for a, b in zip(once.parameters(), twice.parameters(), strict=True):
             assert (a.grad is None and b.grad is None) or torch.equal(a.grad, b.grad)
-        for norm in ("running_mean", "running_var"):  # a pass moves these; a replay moves twice
+        for norm in ("running_mean", "running_var", "num_batches_tracked"):  # a pass moves these; a replay moves twice
             getattr(twice.run.module.norm, norm).copy_(getattr(once.run.module.norm, norm))
         once.update(), twice.update()
         assert same(once.state_dict()["states"], twice.state_dict()["states"])

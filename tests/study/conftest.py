@@ -29,8 +29,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     with pytest.MonkeyPatch.context() as patch:
         for name, module in fakes.modules().items():
             patch.setitem(sys.modules, name, module)
-        evidence = conduct(request, Console(file=io.StringIO()), TRAIN)
-    return evidence
+        return conduct(request, Console(file=io.StringIO()), TRAIN)
 
 
 @pytest.fixture

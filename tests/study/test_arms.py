@@ -40,6 +40,13 @@ def test_one_method_may_stand_in_several_arms() -> None:
     assert found[1].methods[0]["during"] == [0, 0.5]
 
 
+def test_the_tasks_own_settings_hold_unless_written() -> None:
+    own = {"ema": {"decay": 0.9}}
+    assert arms.default(["ema", "fgm"], own)[0].methods == ({"name": "ema", "decay": 0.9},)
+    parsed = arms.parse("ema,ema:decay=0.5", CARDS, own)
+    assert [arm.methods[0]["decay"] for arm in parsed] == [0.9, 0.5]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

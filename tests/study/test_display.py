@@ -29,7 +29,7 @@ def test_plain_lines(toy: Evidence) -> None:
     assert len(lines) == len(toy.rows)
     assert lines[0].startswith("[1/60] baseline, seed 0: accuracy 0.9014, 0.5 s (about ")
     assert "<script>, seed 0: accuracy" in lines[4]
-    assert lines[5].startswith("[6/60] raises, seed 0: failed: RuntimeError: something <broke>")
+    assert lines[6].startswith("[7/60] raises, seed 0: failed: RuntimeError: something <broke>")
 
 
 def test_bars(toy: Evidence) -> None:

@@ -88,7 +88,7 @@ def test_ids_are_unique_and_links_lead_somewhere(page: Page, text: str) -> None:
 def test_every_arm_shows_its_nesting(page: Page) -> None:
     explained = {arm for arm in ("baseline", *ARMS) if f"{arm}\n  supervised" in "".join(page.pre)}
     assert explained == {"baseline", "good", "bad", "noise", "<script>", "same", "diverges",
-                         "inapplicable"}  # fmt: skip
+                         "killed", "inapplicable"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,11 @@ def test_every_arm_shows_its_nesting(page: Page) -> None:
         "SystemExit: 3",
         "the data is missing",
         "inapplicable at seed 0",
+        "inapplicable did not apply.",
+        "raises, mistake and exits failed in every seed.",
         "two-sided paired t test",
         "whet study toy --methods",
-        "threads a run",
+        "runs at a time",
     ],
 )
 def test_says(text: str, said: str) -> None:

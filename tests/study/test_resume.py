@@ -1,5 +1,6 @@
 """Ctrl-C, kill -9, changed settings, two processes: the same command always continues."""
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from tests.study.conftest import TRAIN
+from whet.study import figures
+from whet.study.conduct import Request, conduct
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "tests.study.fakes")
@@ -32,11 +38,13 @@ class Study:
         self.processes.append(process)
         return process
 
-    def run(self, *words: str) -> str:
-        process = self.start(*words)
-        out, error = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, error) == (0, "")
-        return out
+    def run(self, methods: str = "good,noise", seeds: int = 3, fresh: bool = False) -> str:
+        """The same in this process, where no signal is sent."""
+        console = Console(file=io.StringIO(), width=200)
+        request = Request("toy", methods, seeds, self.out, jobs=1, fresh=fresh)
+        self.evidence = conduct(request, console, TRAIN)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
 
     def manifests(self) -> list[Path]:
         return sorted(self.out.glob("nodes/*/manifest.json"))
@@ -60,7 +68,9 @@ class Study:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Iterator[Study]:
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    for figure in ("forest", "learning"):
+        monkeypatch.setattr(figures, figure, lambda *_: "")
     made = Study(tmp_path / "study")
     yield made
     for process in made.processes:
@@ -83,8 +93,9 @@ def all_end(pids: set[str]) -> bool:
     return not any(map(alive, pids))
 
 
+@pytest.mark.usefixtures("faked")
 def test_ctrl_c_leaves_everything_whole_and_names_the_command(study: Study) -> None:
-    process = study.start(seconds=0.3)
+    process = study.start(seconds=0.2)
     study.wait_for(2)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: all processes get it
     out, error = process.communicate(timeout=PATIENCE)
@@ -94,13 +105,16 @@ def test_ctrl_c_leaves_everything_whole_and_names_the_command(study: Study) -> N
     assert len(study.results()) == len(kept) >= 2
     workers = {pid for pids in study.attempts().values() for pid in pids}
     assert all_end(workers)
-    assert f"{len(kept)} of 9 runs done" in study.run()
+    said = study.run()
+    assert f"{len(kept)} of 9 runs done" in said
+    assert "note:" not in said
     assert len(study.results()) == 9
     assert all(len(study.attempts()[path.parent.name]) == 1 for path in kept)
 
 
+@pytest.mark.usefixtures("faked")
 def test_kill_9_loses_nothing_that_was_done(study: Study) -> None:
-    process = study.start(seconds=0.3)
+    process = study.start(seconds=0.2)
     study.wait_for(2)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -109,37 +123,43 @@ def test_kill_9_loses_nothing_that_was_done(study: Study) -> None:
     with (study.out / "results.jsonl").open("a") as file:
         file.write('{"arm": "goo')
     said = study.run()
-    assert f"took over from process {process.pid}" in said
+    assert f"took over from process {process.pid}, which is gone" in said
     assert "cut a torn line from results.jsonl" in said
-    assert said.endswith(f"report: {study.out / 'report.html'}\n")
     assert len(study.results()) == 9
     assert all(len(study.attempts()[path.parent.name]) == 1 for path in kept)
 
 
+@pytest.mark.usefixtures("faked")
 def test_only_what_changed_is_trained(study: Study) -> None:
-    study.run("--methods", "good,noise")
+    assert "0 of 9 runs done" in study.run()
     before = study.attempts()
-    assert "9 of 9 runs done" in study.run("--methods", "good,noise")
+    assert "9 of 9 runs done" in study.run()
     assert study.attempts() == before
-    said = study.run("--methods", "good:weight=0.5,noise")
+    said = study.run("good:weight=0.5,noise")
     assert "6 of 9 runs done" in said
     assert "3 runs of other settings or code: kept, unused" in said
     assert {row["arm"] for row in study.results()} == {"baseline", "good:weight=0.5", "noise"}
-    assert "9 of 12 runs done" in study.run("--methods", "good,noise", "--seeds", "4")
+    assert "9 of 12 runs done" in study.run(seeds=4)
     assert all(study.attempts()[name] == pids for name, pids in before.items())
-    assert "0 of 2 runs done" in study.run("--methods", "good", "--seeds", "1", "--fresh")
+    assert "0 of 2 runs done" in study.run("good", seeds=1, fresh=True)
     assert set(map(len, study.attempts().values())) == {1}
     assert len(study.attempts()) == 2
 
 
-def test_failed_runs_are_tried_again_and_told(study: Study) -> None:
-    for _ in range(2):
-        process = study.start("--methods", "raises", "--seeds", "1")
-        out, error = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, error) == (1, "")
-        assert "1 run(s) failed" in out
-    assert sorted(len(pids) for pids in study.attempts().values()) == [1, 2]
-    assert len(study.results()) == 2
+@pytest.mark.usefixtures("faked")
+def test_failed_runs_are_tried_again(study: Study) -> None:
+    for tries in (1, 2):
+        study.run("raises", seeds=1)
+        assert sorted(len(pids) for pids in study.attempts().values()) == [1, tries]
+        assert [row["status"] for row in study.results()] == ["done", "failed"]
+
+
+def test_failed_runs_are_told(study: Study) -> None:
+    process = study.start("--methods", "raises", "--seeds", "1")
+    out, error = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, error) == (1, "")
+    assert "1 run(s) failed" in out
+    assert out.endswith(f"report: {study.out / 'report.html'}\n")
 
 
 def test_a_second_process_is_refused_and_can_report(study: Study) -> None:

@@ -49,7 +49,9 @@ def test_table_is_recomputed_from_the_raw_results(folder: Path) -> None:
             values[raw["arm"]][raw["seed"]] = raw["metrics"]["judge"]["accuracy"]
     table = json.loads((folder / "verdicts.json").read_text())["comparisons"]
     tested = [each for each in table if each["p"] is not None and each["standard_deviation"]]
-    assert {each["arm"] for each in tested} == {"good", "bad", "noise", "<script>", "diverges"}
+    assert {each["arm"] for each in tested} == {
+        "good", "bad", "noise", "<script>", "diverges", "killed"
+    }  # fmt: skip
     for each in tested:
         seeds = sorted(set(values[each["arm"]]) & set(values["baseline"]))
         arm = [values[each["arm"]][seed] for seed in seeds]
@@ -69,7 +71,7 @@ def test_verdicts_of_the_toy_study(folder: Path) -> None:
     assert {each["arm"]: each["verdict"] for each in table} == {
         "good": "helps", "bad": "hurts", "noise": "no effect found", "<script>": "helps",
         "same": "identical to the baseline", "raises": "failed in every seed",
-        "mistake": "failed in every seed", "killed": "failed in every seed",
+        "mistake": "failed in every seed", "killed": "no effect found",
         "exits": "failed in every seed", "diverges": "diverged in 1 of 5 seeds",
         "inapplicable": "inapplicable",
     }  # fmt: skip

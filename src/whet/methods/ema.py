@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
@@ -35,11 +36,12 @@ class EMA(Method):
     $$s_t = d_t s_{t-1} + (1 - d_t) w_t$$
 
     after each update that really happened: accumulation and skipped fp16 steps do not count.
-    Integer buffers are copied; float buffers are copied, or averaged by choice.
+    Integer buffers are copied; float buffers are copied, or averaged by choice. Half-precision
+    weights are averaged in float32.
 
     Args:
         decay: d in [0, 1); or several, of which the one that is best on the select part is
-            judged.
+            judged (the first, where there is no select part).
         warmup: `none`, `ratio` min(d, (1+t)/(10+t)), `power` min(d, 1-(1+t)^(-2/3)), or
             `debias`: the average starts at zero and is divided by 1-d^t.
         buffers: `copy` or `average` the float buffers (batch statistics).
@@ -47,13 +49,14 @@ class EMA(Method):
     Cost: no pass; 1 copy of the weights per decay, 3 memory transfers of it per update.
 
     Raises:
-        InputError: used alone, `average` before the first `update`.
+        InputError: used alone, `average` or `load_state_dict` before `begin` or `update`.
 
     Paper: Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780.
 
     >>> model = nn.Linear(2, 2)
     >>> ema = EMA(decay=0.99)
-    >>> ema.update(model)               # after optimizer.step()
+    >>> ema.begin(model)
+    >>> ema.update(model)               # after each optimizer.step()
     >>> with ema.average(model):        # weights come back on exit, also after an error
     ...     predicted = model(torch.ones(1, 2))
     """
@@ -76,6 +79,7 @@ class EMA(Method):
     def __post_init__(self) -> None:
         self._updates = self._chosen = 0
         self._products: list[float] = []
+        self._model: nn.Module | None = None
         self._names: list[str] = []
         self._sources: list[Tensor] = []
         self._shadows: list[list[Tensor]] = []
@@ -93,21 +97,37 @@ class EMA(Method):
     # the core: torch alone -------------------------------------------------------------------
     def begin(self, model: nn.Module) -> None:
         """Average from the model's present weights on."""
-        named = dict(model.named_parameters())
-        if self.buffers == "average":
-            named |= {n: b for n, b in model.named_buffers() if b.is_floating_point()}
-        self._names, self._sources = list(named), list(named.values())
+        self._shadows = []
+        self._attach(model)
         self._updates, self._products = 0, [1.0] * len(self.decays)
         self._shadows = [[_wide(t.detach()).clone() for t in self._sources] for _ in self.decays]
         if self.warmup == "debias":
             for shadow in self._shadows:
                 torch._foreach_zero_(shadow)
 
+    def _attach(self, model: nn.Module) -> None:
+        """Point at the tensors of the model; a copy of it may be given the average too."""
+        if self._shadows and model is self._model:
+            return
+        named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+        if self.buffers == "average":
+            named |= {n: b for n, b in model.named_buffers() if b.is_floating_point()}
+        if self._shadows and list(named) != self._names:
+            raise InputError(
+                f"{self.key} averages another model: the parameters' names differ. Call "
+                "begin(model) to average this one."
+            )
+        self._model, self._names, self._sources = model, list(named), list(named.values())
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the model's weights into the average; call it after the optimizer's step."""
+        """Take the model's weights into the average; call it after the optimizer's step.
+
+        Without a `begin` before training, the first call begins from the weights it is given.
+        """
         if not self._shadows:
             self.begin(model)
+        self._attach(model)
         self._updates += 1
         sources = [_wide(tensor) for tensor in self._sources]
         for at, (decay, shadow) in enumerate(zip(self.decays, self._shadows, strict=True)):
@@ -119,21 +139,28 @@ class EMA(Method):
     @torch.no_grad()
     def average(self, model: nn.Module) -> Iterator[None]:
         """The averaged weights in the model's place, for the length of a `with`."""
-        if not self._shadows:
-            raise InputError(f"{self.key}: nothing is averaged yet; call update(model) first.")
+        self._check_begun()
+        self._attach(model)
         if self.warmup == "debias" and self._updates == 0:
             yield
             return
-        backup = [tensor.detach().clone() for tensor in self._sources]
+        sources = self._sources
+        backup = [tensor.detach().clone() for tensor in sources]
         scale = 1.0 / (1.0 - self._products[self._chosen]) if self.warmup == "debias" else 1.0
         try:
             # in place: tied weights, optimizer state and compiled graphs keep their tensors
-            for tensor, shadow in zip(self._sources, self._shadows[self._chosen], strict=True):
+            for tensor, shadow in zip(sources, self._shadows[self._chosen], strict=True):
                 tensor.copy_(shadow if scale == 1.0 else shadow * scale)
-            with torch.enable_grad():
-                yield
+            yield  # under the caller's own gradient mode, which no_grad around a generator keeps
         finally:
-            torch._foreach_copy_(self._sources, backup)
+            torch._foreach_copy_(sources, backup)
+
+    def _check_begun(self) -> None:
+        if not self._shadows:
+            raise InputError(
+                f"{self.key}: nothing is averaged yet; call begin(model) before training, or "
+                "update(model) after an optimizer's step."
+            )
 
     # the moments -----------------------------------------------------------------------------
     def start(self, run: Training) -> None:
@@ -150,7 +177,8 @@ class EMA(Method):
             scores = []
             for at in range(len(self.decays)):
                 self._chosen = at
-                scores.append(run.score(inner()))
+                score = run.score(inner())
+                scores.append(-math.inf if math.isnan(score) else score)
             self._chosen = scores.index(max(scores))
         return inner()
 
@@ -162,6 +190,7 @@ class EMA(Method):
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._check_begun()
         self._updates, self._chosen = state["updates"], state["chosen"]
         self._products = list(state["products"])
         for shadow, saved in zip(self._shadows, state["shadows"], strict=True):

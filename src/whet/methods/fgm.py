@@ -23,7 +23,8 @@ from whet.training import Training
 class FGM(Method):
     r"""Fast gradient method: train on embeddings moved up the gradient, besides the clean ones.
 
-    $$\nabla L(E) + \lambda \nabla L(E + r), \quad r = \epsilon\, g / \|g\|_2, \quad g = \nabla_E L$$
+    $$\nabla L(E) + \lambda \nabla L(E + r), \quad r = \epsilon\, g / \|g\|_2,
+    \quad g = \nabla_E L$$
 
     g is this micro-batch's own gradient, also where `.grad` holds earlier ones. Where its norm is
     zero, NaN or infinite nothing is moved, and the second pass is made all the same: the number
@@ -64,7 +65,7 @@ class FGM(Method):
     scope: str = choice("table", "table", "example", "output")
     at: str = "*"
     exclude: tuple[str, ...] = embedding.NOT_WORDS
-    weight: float = number(1.0, 0.0)
+    weight: float = number(default=1.0, low=0.0)  # by keyword, for type checkers
 
     name: ClassVar[str] = "fgm"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
@@ -158,15 +159,14 @@ class FGM(Method):
                 self.key, f"none of {', '.join(self._embeddings)} was called in the forward pass "
                 "(the model reads the table itself, or was given embeddings): use scope='table'."
             )  # fmt: skip
-        for call in calls:
-            gradient = call.gradient()
-            each = self.scope == "example"
-            call.move(None if gradient is None else sized(gradient, self.epsilon, each=each))
+        each = self.scope == "example"
         try:
+            for call in calls:
+                gradient = call.gradient()
+                call.move(None if gradient is None else sized(gradient, self.epsilon, each=each))
             yield
         finally:
-            for call in calls:
-                call.move(None)
+            self._shift.rewind()
 
     def _skip(self, what: str) -> None:
         if what not in self.skipped:
@@ -175,6 +175,8 @@ class FGM(Method):
     # the moments -----------------------------------------------------------------------------
     def build(self, run: Training) -> None:
         self.begin(run.module)
+        if self.scope != "table":
+            embedding.hook_points(run.module, [*self._embeddings.values()])
 
     def start(self, run: Training) -> None:
         self.begin(run.module)

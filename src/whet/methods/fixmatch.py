@@ -132,12 +132,13 @@ class FixMatch(Method):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        self._sure: Tensor | None = None
+        self._sure: Tensor | None = None  # on the device: reading it each update would wait
+        self._of = 0
 
     @property
     def rate(self) -> float:
         """Share of pseudo-labels that were confident in the last update; NaN before the first."""
-        return float("nan") if self._sure is None else float(self._sure)
+        return float("nan") if self._sure is None else float(self._sure) / self._of
 
     def build(self, run: Training) -> None:
         kind = run.objective.family.name
@@ -147,8 +148,6 @@ class FixMatch(Method):
                 f"objective '{kind}' has no labels to be sure of, only 'categorical' and "
                 "'multi-label' have. Use a consistency method (R-Drop) on the unlabelled rows.",
             )
-        for name in sorted(self.needs):
-            run.resource(name, self)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.mu == 0 or (self.control and batch.targets is None):
@@ -178,8 +177,8 @@ class FixMatch(Method):
 
     def after_update(self, run: Training) -> None:
         if staged := run.staged(self):
-            found = torch.stack([sure for sure, _ in staged]).sum()
-            self._sure = found / sum(of for _, of in staged)
+            self._sure = torch.stack([sure for sure, _ in staged]).sum()
+            self._of = sum(of for _, of in staged)
 
     def _view(self, run: Training, name: str, inputs: Any, batch: Batch, rows: int) -> Batch:
         view = Batch(run.resource(name, self)(inputs, run.generator(self, name)))
@@ -206,10 +205,10 @@ class FixMatch(Method):
         return labels, known[:, None].expand(weak.shape) if kind.name == "multi-label" else known
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sure": self._sure}
+        return {"sure": self._sure, "of": self._of}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sure = state["sure"]
+        self._sure, self._of = state["sure"], state["of"]
 
 
 def _shapes(batch: Batch) -> dict[str, tuple[Any, ...]]:

@@ -97,15 +97,17 @@ class FreeLB(Method):
             yield self._rounds(model, still)
 
     def _rounds(self, model: nn.Module, still: ExitStack) -> Iterator[float]:
-        with seeding.borrowed():
-            pass  # the peers exist from here on
-        states = _generators()
-        for number_ in range(self.steps):
-            if number_ == 1:
+        generators = [torch.default_generator]
+        if torch.cuda.is_initialized():
+            generators += torch.cuda.default_generators
+        states = [(one, one.get_state()) for one in generators]
+        for at in range(self.steps):
+            if at == 1:  # ended by `attack`, as a loop that is left early does not come back here
                 still.enter_context(modes.still_statistics(model))
-            if number_:
+            if at > 0:
                 self._climb()
-                _set_generators(states)
+                for one, state in states:
+                    one.set_state(state)
             yield 1.0 / self.steps
 
     @contextmanager
@@ -144,6 +146,7 @@ class FreeLB(Method):
     # the moments -----------------------------------------------------------------------------
     def build(self, run: Training) -> None:
         self.begin(run.module)
+        embedding.hook_points(run.module, [*self._embeddings.values()])
 
     def start(self, run: Training) -> None:
         self.begin(run.module)
@@ -162,6 +165,8 @@ class FreeLB(Method):
                     self._climb()
                     again = run.again()
                     inner(again.replace(scale=again.scale / self.steps))
+                assert self._shift is not None
+                self._shift.rewind()  # whoever repeats this micro-batch begins at δ_0
 
 
 def _within(delta: Tensor, radius: float) -> Tensor:

@@ -17,12 +17,13 @@ from whet.batch import Batch
 from whet.errors import InputError, UnknownName
 
 IGNORE = -100
+_NO_CLASS = torch.iinfo(torch.int64).min
 
 
 def _rows_text(bad: Tensor, batch: Batch) -> str:
-    rows = bad.flatten().nonzero().flatten().tolist()
-    known = batch.indices is not None and bad.ndim == 1
-    names = batch.indices[bad].tolist() if known and batch.indices is not None else rows
+    bad = bad if bad.ndim == 1 else bad.flatten(1).any(1)
+    known = batch.indices is not None
+    names = (batch.indices[bad] if batch.indices is not None else bad.nonzero()).flatten().tolist()
     shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
     return f"{'data set rows' if known else 'rows of the batch'} {shown}"
 
@@ -102,7 +103,8 @@ class Categorical(Family):
     def losses(self, output: Tensor, targets: Tensor) -> Tensor:
         if not targets.is_floating_point():
             targets = targets.long()
-        return F.cross_entropy(output, targets, reduction="none")
+        # torch ignores -100 in silence, where the row would still be counted
+        return F.cross_entropy(output, targets, ignore_index=_NO_CLASS, reduction="none")
 
     def divergence(self, p: Tensor, q: Tensor) -> Tensor:
         log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)

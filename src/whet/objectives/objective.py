@@ -11,7 +11,7 @@ from torch import Tensor
 from whet import seeding
 from whet.batch import Batch
 from whet.errors import InputError
-from whet.forward import Forward
+from whet.forward import Forward, Window
 from whet.method import InnerForward, Layer, Method, Resource
 from whet.modes import evaluation_mode
 from whet.objectives.families import FAMILIES, Family
@@ -59,6 +59,18 @@ class Objective(Method):
         """Items with a target in a batch, known before any forward."""
         return 0.0 if batch.targets is None else self.family.items(batch.targets, batch.mask)
 
+    def window(self, batches: Sequence[Batch], device: torch.device) -> Window:
+        """The micro-batches of one update, on a device, with exact totals."""
+        if not batches:
+            raise InputError("a window needs at least one batch; the list is empty.")
+        batches = [_blanked(batch) for batch in batches]
+        window = Window.of(batches, self.count)  # counted where the data lie: no waiting
+        if device.type == "cpu":
+            return window
+        for batch in batches:
+            self.check_host(batch)
+        return window.to(device)
+
     def losses(self, output: Tensor, targets: Tensor) -> Tensor:
         """Per-item losses."""
         return self.family.losses(output, targets)
@@ -94,8 +106,8 @@ class Objective(Method):
         """Check targets that still lie on the host, where an accelerator would fail unreadably."""
         if self._width is not None and batch.targets is not None:
             shape = (*batch.targets.shape, self._width)
-            classes = not batch.targets.is_floating_point() and self.family.name != "multi-label"
-            if classes:
+            classes = self.family.name in ("categorical", "tokens")
+            if classes and not batch.targets.is_floating_point():
                 self.family.check(batch, torch.empty(shape, device="meta"))
 
     def width(self, run: Training, batch: Batch) -> int:
@@ -106,6 +118,15 @@ class Objective(Method):
 
     def conclude(self, run: Training, methods: Sequence[Method]) -> None:
         """Check that the methods around suit the objective; the stack calls this once."""
+
+
+def _blanked(batch: Batch) -> Batch:
+    # what a row without a target holds (-1, NaN) must not reach a loss: an index out of range stops
+    # the forward, and a NaN comes back in the gradient of `where`
+    if batch.mask is None or batch.targets is None:
+        return batch
+    rows = ~batch.mask.view(-1, *[1] * (batch.targets.ndim - 1))
+    return batch.replace(targets=batch.targets.masked_fill(rows, 0))
 
 
 def probe(run: Training, batch: Batch) -> Tensor:

@@ -1,6 +1,6 @@
 """Optimizers, their parameter groups, and schedules: thin over torch.optim."""
 
 from whet.optim.factory import optimizer, schedule
-from whet.optim.groups import decay_groups
+from whet.optim.groups import check_holds, decay_groups, step_scaled
 
-__all__ = ["decay_groups", "optimizer", "schedule"]
+__all__ = ["check_holds", "decay_groups", "optimizer", "schedule", "step_scaled"]

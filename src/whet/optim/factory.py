@@ -19,9 +19,14 @@ Spec = str | Mapping[str, Any] | Callable[..., Any] | None
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     kind.__name__.lower(): kind
     for kind in (
-        torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam,
-        torch.optim.NAdam, torch.optim.Adagrad, torch.optim.RMSprop,
-    )  # fmt: skip
+        torch.optim.SGD,
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        torch.optim.RAdam,
+        torch.optim.NAdam,
+        torch.optim.Adagrad,
+        torch.optim.RMSprop,
+    )
 }
 
 

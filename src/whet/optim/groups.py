@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
+
+from whet.errors import InputError
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -23,3 +26,22 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
         {"params": vectors, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
+    """Refuse an optimizer that lacks what methods built."""
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    lost = [name for name, p in module.named_parameters() if id(p) not in known]
+    if lost:
+        raise InputError(
+            f"methods built parameters that the optimizer does not hold: {', '.join(lost)}. "
+            "Make it from stack.parameters(), or pass optimizer=lambda p: AdamW(p, lr=...)."
+        )
+
+
+def step_scaled(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bool:
+    """Step through a scaler; False where it found an overflow and skipped."""
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    return scaler.get_scale() >= scale

@@ -10,11 +10,15 @@ from whet.errors import InputError, UnknownName
 from whet.study.plan import Arm, Settings
 
 ALWAYS = ("during", "label")
+Own = Mapping[str, Mapping[str, Any]]
 EXAMPLE = "Write them as ema,fgm or with settings as ema:decay=0.99:label=slow."
 
 
-def parse(text: str, catalogue: Iterable[Mapping[str, Any]]) -> list[Arm]:
-    """One arm for each comma-separated method; names and settings are checked by the catalogue."""
+def parse(text: str, catalogue: Iterable[Mapping[str, Any]], own: Own | None = None) -> list[Arm]:
+    """One arm for each comma-separated method; names and settings are checked by the catalogue.
+
+    `own` holds the settings that the task has for a method; what is written goes before them.
+    """
     cards = {card["name"]: card for card in catalogue}
     written = [item.strip() for item in split(text, ",") if item.strip()]
     if not written:
@@ -22,12 +26,12 @@ def parse(text: str, catalogue: Iterable[Mapping[str, Any]]) -> list[Arm]:
     for item in written:
         if written.count(item) > 1:
             raise InputError(f"--methods names {item} twice. Leave one of them out.")
-    return [Arm(item, (_settings(item, cards),)) for item in written]
+    return [Arm(item, (_with(_settings(item, cards), own),)) for item in written]
 
 
-def default(names: Sequence[str]) -> list[Arm]:
-    """One arm for each method, at its default settings."""
-    return [Arm(name, ({"name": name},)) for name in names]
+def default(names: Sequence[str], own: Own | None = None) -> list[Arm]:
+    """One arm for each method, at the settings the task has for it."""
+    return [Arm(name, (_with({"name": name}, own),)) for name in names]
 
 
 def split(text: str, separator: str) -> list[str]:
@@ -54,6 +58,10 @@ def value(text: str) -> Any:
         return json.loads(text, parse_constant=refuse)
     except ValueError:
         return text
+
+
+def _with(given: Settings, own: Own | None) -> Settings:
+    return {"name": given["name"], **(own or {}).get(given["name"], {}), **given}
 
 
 def _settings(item: str, cards: Mapping[str, Mapping[str, Any]]) -> Settings:

@@ -14,23 +14,28 @@ from whet.study import wording
 
 FACTS = ("paper", "layer", "owns", "needs", "placements", "cost", "tier", "phase", "data",
          "avoid_when", "status")  # fmt: skip
+COLUMNS = (
+    (0, ("title", "layer", "cost")),
+    (110, ("owns", "avoid_when")),
+    (180, ("needs", "placements", "phase", "data", "tier", "status", "paper")),
+)
 
 
-def overview(cards: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """One line a method, ordered by layer and name."""
+def overview(cards: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
+    """One entry a method, with as many facts as the terminal is wide."""
+    shown = [fact for least, facts in COLUMNS for fact in facts if width >= least]
     table = Table(box=None, pad_edge=False)
     table.add_column("method", style="bold", no_wrap=True)
-    for column in ("title", "layer", "cost", "avoid when"):
-        table.add_column(column, overflow="fold")
+    for fact in shown:
+        table.add_column(fact.replace("_", " "), overflow="fold")
     for card in cards:
-        cells = (card[name] for name in ("name", "title", "layer", "cost", "avoid_when"))
-        table.add_row(*(Text(words(cell)) for cell in cells))
+        table.add_row(*(Text(words(card[fact])) for fact in ("name", *shown)))
     footer = Text(f"{len(cards)} methods; whet methods NAME shows one in full", style="dim")
     return Group(table, Text(), footer)
 
 
 def whole(card: Mapping[str, Any]) -> RenderableType:
-    """Everything the catalogue says of one method, its docstring included."""
+    """The facts and settings of one method."""
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -44,7 +49,7 @@ def whole(card: Mapping[str, Any]) -> RenderableType:
     title = Text.assemble((card["name"], "bold"), f"  {card['title']}")
     parts: list[RenderableType] = [title, Text(), facts]
     parts += [Text(), settings] if card["settings"] else []
-    return Group(*parts, Text(), Text(card["doc"].strip()))
+    return Group(*parts, Text())
 
 
 def words(value: object) -> str:

@@ -102,7 +102,6 @@ def prepare(request: Request) -> tuple[dict[str, Any], list[Node]]:
         "command": request.command,
         "date": datetime.date.today().isoformat(),
         "versions": identity.versions(),
-        "machine": identity.machine(),
         "nodes": [node.to_json() for node in nodes],
     }
     return study, nodes
@@ -110,11 +109,12 @@ def prepare(request: Request) -> tuple[dict[str, Any], list[Node]]:
 
 def _chosen(methods: str | None, task: Mapping[str, Any]) -> list[Arm]:
     """The task's own choice, or what was asked for, once each method has accepted its settings."""
+    own = task.get("settings")
     if methods is None:
-        return arms.default(task["methods"])
+        return arms.default(task["methods"], own)
     from whet.methods import catalogue, make
 
-    chosen = arms.parse(methods, catalogue())
+    chosen = arms.parse(methods, catalogue(), own)
     for arm in chosen:
         for settings in arm.methods:
             make(settings)

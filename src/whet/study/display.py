@@ -84,7 +84,8 @@ class Bars:
         self.overall.update(self._bar, advance=1, left=self._pace.left())
         if row["status"] in ("failed", "diverged"):
             said = f"{MARKS[row['status']]} {escape(f'{node.arm}, seed {node.seed}: ')}"
-            self._console.print(said + escape(wording.last_line(row.get("reason"))))
+            said += escape(wording.last_line(row.get("reason")))
+            self._console.print(said, highlight=False, soft_wrap=True)
 
 
 @contextmanager

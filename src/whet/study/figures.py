@@ -97,7 +97,7 @@ def learning(lines: Curves, wide: bool) -> str:
     edge, inch = (0.07, 8.0) if wide else (0.13, 4.0)
     height = 1.35 * down + 0.35
     figure.subplots_adjust(edge, 0.45 / height, 1 - 0.15 / inch, 1 - 0.3 / height, 0.12, 0.42)
-    figure.text(1 - 0.15 / inch, 0.06 / height, "update", ha="right", color=QUIET)
+    figure.text(edge, 0.03 / height, "update", color=QUIET)
     return _svg(figure, f"learning-{'wide' if wide else 'narrow'}")
 
 

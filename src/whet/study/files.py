@@ -114,8 +114,10 @@ def locked(path: Path, what: str) -> Iterator[int | None]:
         _take(descriptor, written, what)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield int(written) if written.isdigit() else None
-        os.ftruncate(descriptor, 0)
+        try:
+            yield int(written) if written.isdigit() else None
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

@@ -10,7 +10,6 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
-import os
 import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -41,12 +40,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def machine() -> dict[str, str]:
-    """The machine a study ran on, as far as a reader needs it."""
-    cores = str(os.cpu_count() or 1)
-    return {"system": platform.platform(), "processor": platform.machine(), "cores": cores}
 
 
 def reached(starts: Iterable[str]) -> dict[str, Path]:
@@ -88,7 +81,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(ast.dump(_tree(path)).encode()).hexdigest()[:16]
 
 
-def _imports(name: str, path: Path) -> Iterator[str]:
+@functools.cache
+def _imports(name: str, path: Path) -> frozenset[str]:
+    return frozenset(_asked(name, path))
+
+
+def _asked(name: str, path: Path) -> Iterator[str]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in _running(_tree(path)):
         if isinstance(node, ast.Import):

@@ -124,7 +124,8 @@ def _incidents(rows: Sequence[Row]) -> list[dict[str, Any]]:
         {
             "arm": arm,
             "status": status,
-            "seeds": ", ".join(map(str, seeds)),
+            "seeds": ("seed " if len(seeds) == 1 else "seeds ")
+            + wording.listed([*map(str, seeds)]),
             "said": wording.last_line(reason),
             "reason": reason if "\n" in reason else "",
         }
@@ -146,9 +147,9 @@ def _missing(study: Mapping[str, Any], rows: Sequence[Row]) -> int:
 def _environment(study: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
     """What was the same in all runs, and side by side what was not."""
     values: dict[str, dict[str, None]] = {}
-    for found in [study["versions"], study["machine"], *(r.get("environment") or {} for r in rows)]:
-        for name, value in found.items():
+    for row in rows:
+        for name, value in (row.get("environment") or {}).items():
             values.setdefault(name, {})[str(value)] = None
-    values["threads a run"] = {str(study["threads"]): None}
-    values["runs at a time"] = {str(study["jobs"]): None}
-    return {name: " / ".join(each) for name, each in values.items()}
+    same = {name: " / ".join(each) for name, each in values.items()}
+    planned = {"threads": str(study["threads"]), "runs at a time": str(study["jobs"])}
+    return {**study["versions"], **same, **planned}

@@ -6,10 +6,16 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from whet.study.statistics import FEWEST, HELPS, HURTS, IDENTICAL, NONE, Comparison
+from whet.study.statistics import FEWEST, HELPS, HURTS, IDENTICAL, NONE, TOO_FEW, Comparison
 
 MINUS, TIMES, NOTHING = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 OPEN, CLOSE = "\x02", "\x03"
+WITHOUT = {
+    "inapplicable": "did not apply",
+    "refused": "could not be composed",
+    "failed in every seed": "failed in every seed",
+    TOO_FEW: "came to too few results for a verdict",
+}
 
 
 def decimals(comparisons: Iterable[Comparison]) -> int:
@@ -107,7 +113,10 @@ def answer(comparisons: Sequence[Comparison], metric: str) -> str:
     for said, whose in (
         ("made no difference at all", [each for each in compared if each.verdict == IDENTICAL]),
         ("diverged", [each for each in comparisons if each.diverged]),
-        ("came to too few results for a verdict", [e for e in comparisons if e.n < FEWEST]),
+        *(
+            (said, [e for e in comparisons if e.n < FEWEST and e.verdict == verdict])
+            for verdict, said in WITHOUT.items()
+        ),
     ):
         parts.append(f"{listed([named(each) for each in whose])} {said}." if whose else "")
     return " ".join(filter(None, parts))

@@ -1,0 +1,239 @@
+"""Precise batch normalisation: population statistics for the weights that are judged.
+
+The running averages of batch normalisation mix statistics of many past weights. What evaluation
+wants are mean and variance of each layer's input over the data, under the weights of now. Per
+channel, a set of n values with mean m and M = sum (x - m)^2 is merged with another by
+
+    n = n_a + n_b,  d = m_b - m_a,  m = m_a + d n_b / n,  M = M_a + M_b + d^2 n_a n_b / n
+
+(Chan, Golub & LeVeque 1979) in float64, so batches of any size weigh as they should and nothing
+is subtracted from something nearly equal. While the passes are made, each layer normalises by its
+batch, as in training; layers behind it then see what they were trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from whet import modes, objectives, seeding
+from whet.batch import Batch
+from whet.errors import InputError, NotApplicable
+from whet.method import Card, Layer, Method, Placement, Resource, method
+from whet.settings import number
+from whet.training import Training
+
+Statistics = dict[str, tuple[Tensor, Tensor]]
+DEFAULT = 200
+
+
+class PooledMoments:
+    """Mean and population variance per channel of all values seen, merged in float64.
+
+    >>> moments = PooledMoments()
+    >>> moments.update(torch.tensor([[1.0], [2.0]]))
+    >>> moments.update(torch.tensor([[6.0]]))
+    >>> moments.mean.item(), round(moments.variance.item(), 4)
+    (3.0, 4.6667)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor = torch.zeros(())
+        self._squares: Tensor = torch.zeros(())
+
+    @torch.no_grad()
+    def update(self, values: Tensor) -> None:
+        """Take in `(N, C, ...)` values."""
+        flat = values.detach().transpose(0, 1).flatten(1).double()
+        count, mean = flat.shape[1], flat.mean(1)
+        squares = (flat - mean[:, None]).square().sum(1)
+        if self.count == 0:
+            self.count, self.mean, self._squares = count, mean, squares
+            return
+        total, delta = self.count + count, mean - self.mean
+        self.mean = self.mean + delta * (count / total)
+        self._squares = self._squares + squares + delta.square() * (self.count * count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance: divided by n, as it is the data's own and no estimate of it."""
+        return self._squares / self.count
+
+
+def precise_statistics(
+    model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None,
+    norms: Mapping[str, _BatchNorm] | None = None,
+) -> Statistics:
+    """Mean and variance of the input of every batch normalisation, by name.
+
+    Args:
+        model: its weights, modes, buffers and the random generators stay as they are.
+        batches: what the model is called on, one after another.
+        forward: from a batch to an output; the model itself by default.
+        norms: the layers; those in training mode by default.
+
+    Raises:
+        InputError: there is no batch, or a statistic is not finite; names the layer.
+    """
+    if norms is None:
+        norms = {name: norm for name, norm in modes.batch_norms(model).items() if norm.training}
+    moments = {name: PooledMoments() for name in norms}
+    with ExitStack() as stack:
+        stack.enter_context(seeding.borrowed())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(modes.evaluation_mode(model))  # dropout off, as when it is judged
+        for name, norm in norms.items():
+            stack.enter_context(_collecting(norm, moments[name]))
+        call = forward or model
+        for batch in batches:
+            call(batch)
+    for name, found in moments.items():
+        if found.count == 0:
+            raise InputError(f"precise_bn: {name} saw no data: the loader is empty.")
+        if not (found.mean.isfinite().all() and found.variance.isfinite().all()):
+            raise InputError(
+                f"precise_bn: the statistics of {name} are not finite. Look for NaN or infinite "
+                "inputs in the training data, or for weights that have diverged."
+            )
+    return {name: (found.mean, found.variance) for name, found in moments.items()}
+
+
+@contextmanager
+def _collecting(norm: _BatchNorm, moments: PooledMoments) -> Iterator[None]:
+    """The layer normalises by its batch, its running statistics stand still, its input is seen."""
+
+    def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        moments.update(args[0])
+
+    handle = norm.register_forward_pre_hook(see)
+    norm.training = True
+    try:
+        with modes.still_statistics(norm):
+            yield
+    finally:
+        norm.training = False
+        handle.remove()
+
+
+@contextmanager
+@torch.no_grad()
+def applied(model: nn.Module, statistics: Statistics) -> Iterator[None]:
+    """Statistics in the buffers of a model, for the length of a `with`."""
+    norms = modes.batch_norms(model)
+    buffers = [b for name in statistics for b in norms[name].buffers()]
+    saved = [(buffer, buffer.clone()) for buffer in buffers]
+    try:
+        for name, (mean, variance) in statistics.items():
+            running_mean, running_var = norms[name].running_mean, norms[name].running_var
+            assert running_mean is not None and running_var is not None
+            running_mean.copy_(mean)
+            running_var.copy_(variance)
+        with torch.enable_grad():
+            yield
+    finally:
+        modes.put_back(saved)
+
+
+@method
+class PreciseBN(Method):
+    r"""Population statistics for batch normalisation, computed for the weights that are judged.
+
+    $$\mu = \frac1n \sum_i x_i, \quad \sigma^2 = \frac1n \sum_i (x_i - \mu)^2$$
+
+    over all values x of a channel in N batches, the weights standing still. Batches are drawn
+    from the training data in an order of their own. Beside EMA or SWA the statistics belong to the
+    averaged weights; they are put in place for judging only and undone afterwards. Layers that are
+    frozen (in evaluation mode) keep theirs.
+
+    Args:
+        batches: N, at least 1; None for 200, or one pass where the data has fewer.
+
+    Shapes: each layer's input `(N, C, ...)`.
+
+    Cost: N forward passes for each evaluation at new weights; no memory to speak of.
+
+    Raises:
+        NotApplicable: the model has no batch normalisation with running statistics, or all of it
+            is frozen.
+        InputError: the data has fewer than `batches` batches; statistics are not finite.
+
+    Paper: Wu & Johnson 2021, arXiv:2105.07576.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    >>> data = [torch.randn(8, 2), torch.randn(5, 2)]
+    >>> with applied(model, precise_statistics(model, data)):   # old buffers return on exit
+    ...     predicted = model.eval()(torch.ones(1, 2))
+    """
+
+    batches: int | None = number(None, 1, whole=True)
+
+    name: ClassVar[str] = "precise_bn"
+    layer: ClassVar[Layer] = Layer.STATISTICS
+    owns: ClassVar[frozenset[Resource]] = frozenset({Resource.BATCH_STATISTICS})
+    placements: ClassVar[Placement] = Placement.OBSERVER
+    neutral: ClassVar[str] = "population statistics differ from running averages by construction"
+    card: ClassVar[Card] = Card(
+        title="Precise batch normalisation", paper="arXiv:2105.07576",
+        cost="200 forward passes per evaluation", tier=1, phase="evaluation",
+        data="any, with batch normalisation",
+        avoid_when="the model has no batch normalisation, or all of it is frozen",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        self._norms: dict[str, _BatchNorm] = {}
+        self._cached: tuple[tuple[int, ...] | tuple[Any, ...], Statistics] | None = None
+
+    # the moments -----------------------------------------------------------------------------
+    def build(self, run: Training) -> None:
+        if not modes.batch_norms(run.module):
+            raise NotApplicable(
+                self.key, "the model has no batch normalisation with running statistics."
+            )
+
+    def start(self, run: Training) -> None:
+        norms = modes.batch_norms(run.module)
+        self._norms = {name: norm for name, norm in norms.items() if norm.training}
+        self._cached = None
+        if not self._norms:
+            raise NotApplicable(
+                self.key, "every batch normalisation is in evaluation mode (frozen): call "
+                "model.train() before the first step, or leave precise_bn out."
+            )  # fmt: skip
+
+    @contextmanager
+    def evaluating(self, run: Training) -> Iterator[None]:
+        with applied(run.module, self._statistics(run)):
+            yield
+
+    def _statistics(self, run: Training) -> Statistics:
+        key = (run.window, run.updates, *run.views)
+        if self._cached is None or self._cached[0] != key:
+            found = precise_statistics(
+                run.module, self._chosen(run), lambda batch: _call(run, batch), self._norms
+            )
+            self._cached = (key, found)
+        return self._cached[1]
+
+    def _chosen(self, run: Training) -> Iterator[Batch]:
+        wanted, seen = self.batches or DEFAULT, 0
+        for batch in islice(run.data("precise_bn"), wanted):
+            seen += 1
+            yield batch
+        if self.batches is not None and seen < wanted:
+            raise InputError(
+                f"precise_bn: batches={wanted}, and the training data has {seen}. Ask for at most "
+                f"{seen}, or for None (one pass, at most {DEFAULT})."
+            )
+
+
+def _call(run: Training, batch: Batch) -> None:
+    with run.autocast():
+        objectives.call(run.module, batch.inputs)

@@ -1,0 +1,222 @@
+"""Embeddings found by name, and the shift of what they return."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from whet.embedding import NOT_WORDS, Shift, hook_points, modules, sized, tables
+from whet.errors import NotApplicable
+
+
+class Text(nn.Module):
+    """Words, positions and a head; what is pooled is what `attention_mask` keeps."""
+
+    def __init__(self, padding_idx: int | None = None, late: bool = False) -> None:
+        super().__init__()
+        self.words = nn.Embedding(12, 4, padding_idx=padding_idx)
+        self.positions = nn.Embedding(8, 4)
+        self.bag = nn.EmbeddingBag(5, 4)
+        self.head, self.late = nn.Linear(4, 3), late
+
+    def body(self, ids: Tensor) -> Tensor:
+        return torch.tanh(self.words(ids) + self.positions(torch.arange(ids.shape[1])))
+
+    def forward(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if self.late:
+            return self.head(checkpoint(self.body, ids, use_reentrant=False).mean(1))
+        return self.head(self.body(ids).mean(1))
+
+
+IDS = torch.tensor([[1, 2, 3, 0], [4, 5, 0, 0]])
+
+
+def text(**given: Any) -> Text:
+    torch.manual_seed(0)
+    return Text(**given)
+
+
+@pytest.mark.parametrize(
+    ("at", "exclude", "found"),
+    [
+        ("*", NOT_WORDS, ["words", "bag"]),
+        ("*", (), ["words", "positions", "bag"]),
+        ("words", (), ["words"]),
+        ("words.weight", (), ["words"]),
+        ("*o*", ("pos*",), ["words"]),
+    ],
+)
+def test_found_by_name_or_glob(at: str, exclude: tuple[str, ...], found: list[str]) -> None:
+    assert list(modules(text(), at, exclude, "fgm")) == found
+
+
+def test_found_below_a_module_and_under_either_name() -> None:
+    model = nn.ModuleDict({"encoder": text(), "decoder": nn.ModuleDict()})
+    model["decoder"]["shared"] = model["encoder"].words
+    assert list(modules(model, "encoder", NOT_WORDS, "fgm")) == ["encoder.words", "encoder.bag"]
+    assert list(modules(model, "decoder.shared", (), "fgm")) == ["decoder.shared"]
+    assert len(modules(model, "*", NOT_WORDS, "fgm")) == 2
+
+
+def test_no_match_lists_the_candidates() -> None:
+    with pytest.raises(NotApplicable, match=r"at='word_embeddings'.*words, positions, bag"):
+        modules(text(), "word_embeddings", (), "fgm")
+    with pytest.raises(NotApplicable, match="no nn.Embedding"):
+        modules(nn.Linear(2, 2), "*", (), "fgm")
+
+
+def test_tables_leave_out_frozen_ones_and_copies() -> None:
+    model = text()
+    model.words.weight.requires_grad_(False)
+    found, frozen = tables(model, "*", NOT_WORDS, "fgm")
+    assert (list(found), frozen) == (["bag"], ["words"])
+    tied = nn.ModuleDict({"a": nn.Embedding(3, 2), "b": nn.Embedding(3, 2)})
+    tied["b"].weight = tied["a"].weight
+    assert list(tables(tied, "*", (), "fgm")[0]) == ["a"]
+    with pytest.raises(NotApplicable, match="scope='output'"):
+        tables(model, "words", (), "fgm")
+
+
+def test_sized() -> None:
+    g = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 2.0]])
+    assert torch.equal(sized(g, 2.0), 2 * g / g.norm())
+    rows = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 1.0]])
+    assert torch.allclose(sized(g, 1.0, each=True), rows)
+
+
+@pytest.mark.parametrize("bad", [0.0, float("inf"), float("nan")])
+def test_sized_is_zero_where_the_norm_is_no_use(bad: float) -> None:
+    g = torch.tensor([[bad, 0.0], [3.0, 4.0]])
+    each = sized(g, 1.0, each=True)
+    assert torch.equal(each[0], torch.zeros(2))
+    assert torch.allclose(each[1], torch.tensor([0.6, 0.8]))
+    if bad != 0.0:
+        assert torch.equal(sized(g, 1.0), torch.zeros(2, 2))
+
+
+def test_sized_in_half_precision() -> None:
+    g = torch.full((64, 64), 300.0, dtype=torch.float16)  # its squares are infinite in fp16
+    moved = sized(g, 1.0)
+    assert moved.dtype == torch.float16
+    assert torch.allclose(moved.float(), torch.tensor(1 / 64), rtol=1e-3)
+
+
+def test_a_shift_of_zeros_changes_no_bit_and_takes_the_gradient() -> None:
+    model = text()
+    plain = model(IDS)
+    plain.square().sum().backward()
+    known = model.words.weight.grad
+    model.zero_grad()
+    with Shift(model, [model.words]) as shift:
+        output = model(IDS)
+        assert torch.equal(output, plain)
+        output.square().sum().backward()
+        gradient = shift.calls[0].gradient()
+    assert gradient is not None and known is not None
+    assert torch.equal(model.words.weight.grad, known)
+    summed = torch.zeros(12, 4).index_add_(0, IDS.flatten(), gradient.flatten(0, 1))
+    assert torch.allclose(summed, known)
+    assert torch.equal(model(IDS), plain) and not model.words._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_a_frozen_embedding_has_a_gradient() -> None:
+    model = text()
+    model.requires_grad_(False)
+    with Shift(model, [model.words]) as shift:
+        model(IDS).sum().backward()
+        assert shift.calls[0].gradient().abs().sum() > 0
+
+
+def test_two_calls_on_the_same_ids_share_a_delta() -> None:
+    model = text()
+    with Shift(model, [model.words]) as shift:
+        model(IDS).sum().backward()
+        once = shift.calls[0].gradient()
+        model(IDS.clone()).sum().backward()
+        assert len(shift.calls) == 1
+        assert torch.allclose(shift.calls[0].gradient(), 2 * once)
+        model(IDS + 1), model(IDS[:1])
+        assert len(shift.calls) == 3
+
+
+def test_recomputed_activations_meet_the_same_delta() -> None:
+    found = []
+    for late in (False, True):
+        model = text(late=late)
+        with Shift(model, [model.words]) as shift:
+            model(IDS).square().sum().backward()
+            first = shift.calls[0].gradient()
+            shift.calls[0].move(first)
+            model(IDS).square().sum().backward()
+            assert len(shift.calls) == 1
+            found.append(torch.stack([first, shift.calls[0].gradient()]))
+    assert torch.allclose(*found)
+
+
+def test_padding_from_the_attention_mask_else_the_padding_index() -> None:
+    attention = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    for padding_idx, given, wanted in [
+        (0, {"attention_mask": attention}, attention.bool()),
+        (0, {"attention_mask": attention[:, :2]}, IDS != 0),  # of another shape
+        (0, {}, IDS != 0),
+        (None, {}, torch.ones(2, 4, dtype=torch.bool)),
+    ]:
+        model = text(padding_idx=padding_idx)
+        with Shift(model, [model.words]) as shift:
+            model(IDS, **given).sum().backward()
+            [call] = shift.calls
+            assert torch.equal(call.mask, wanted)
+            assert torch.equal(call.gradient() == 0, ~wanted.unsqueeze(-1).expand(2, 4, 4))
+            assert call.lengths().flatten().tolist() == wanted.sum(1).tolist()
+
+
+def test_bags_and_single_ids() -> None:
+    bag, single = nn.EmbeddingBag(5, 3), nn.Embedding(5, 3)
+    for module, ids in [(bag, torch.tensor([[1, 2], [3, 4]])), (single, torch.tensor([1, 2]))]:
+        with Shift(module, [module]) as shift:
+            module(ids).sum().backward()
+            [call] = shift.calls
+            assert call.delta.shape == (2, 3) and call.lengths().shape == (2, 1)
+            assert torch.equal(call.gradient(), torch.ones(2, 3))
+
+
+def test_hook_points_are_placed_once_and_travel_with_copies() -> None:
+    model = text()
+    assert len(hook_points(model, [model.words])) == 2
+    assert hook_points(model, [model.words]) == []
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))  # noqa: S301 - written just now
+    with Shift(model, [model.words]) as shift:
+        assert torch.equal(twin(IDS), model(IDS))
+        assert len(shift.calls) == 1  # the copy's embedding is not the model's
+        with Shift(twin, [twin.words]) as other:
+            twin(IDS)
+        assert len(other.embeddings[0]._forward_hooks) == len(model.words._forward_hooks) == 1
+
+
+def test_a_model_that_was_compiled_before_is_shifted() -> None:
+    torch._dynamo.reset()
+    model = text()
+    hook_points(model, [model.words])
+    compiled = torch.compile(model, backend="eager")
+    plain = compiled(IDS)
+    with Shift(model, [model.words], lambda call, at: torch.ones_like(call.delta)) as shift:
+        assert not torch.allclose(compiled(IDS), plain)
+        compiled(IDS).sum().backward()
+        assert shift.calls[0].gradient().any() and len(shift.calls) == 1
+    assert torch.equal(compiled(IDS), plain)
+
+
+def test_rewinds_to_where_a_call_began() -> None:
+    model = text()
+    with Shift(model, [model.words], lambda call, at: torch.ones_like(call.delta) + at) as shift:
+        model(IDS)
+        shift.calls[0].move(None)
+        shift.rewind()
+        assert torch.equal(shift.calls[0].delta, torch.ones(2, 4, 4))

@@ -1,0 +1,362 @@
+"""FGM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.contract.case import Case
+from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
+from tests.methods.traps import trap
+from whet import modes, seeding
+from whet.batch import Batch
+from whet.errors import InputError, NotApplicable
+from whet.methods.fgm import FGM
+from whet.objectives.objective import call
+from whet.stack import Stack
+
+CASE = Case(
+    FGM(epsilon=1.0),
+    accumulates="one norm over the table belongs to each micro-batch's own gradient",
+)
+
+PARTS = [Batch.of(data()).take(slice(0, 6)), Batch.of(data()).take(slice(6, 10))]
+Net = nn.Module
+
+
+def gradients(model: Net) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def by_stack(method: FGM, window: list[Batch], model: Net | None = None) -> dict[str, Tensor]:
+    model = make_model(coupled=False) if model is None else model
+    stack = Stack(model, methods=[method], optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    stack.gradients(stack.window(window))
+    return gradients(model)
+
+
+def loss_of(model: Net, batch: Batch, items: int) -> Tensor:
+    return F.cross_entropy(call(model, batch.inputs), batch.targets, reduction="sum") / items
+
+
+def by_formula(window: list[Batch], epsilon: float, weight: float = 1.0) -> dict[str, Tensor]:
+    """Clean plus adversarial gradient, each micro-batch from fresh copies, by autograd.grad."""
+    items, total = sum(batch.size for batch in window), {}
+    for batch in window:
+        model = make_model(coupled=False)
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        clean = torch.autograd.grad(loss_of(model, batch, items), parameters)
+        table, g = model.embed.weight, clean[names.index("embed.weight")]
+        table.data = table.data + epsilon * g / g.norm()
+        moved = torch.autograd.grad(loss_of(model, batch, items), parameters)
+        for name, a, b in zip(names, clean, moved, strict=True):
+            total[name] = total.get(name, 0.0) + a + weight * b
+    return total
+
+
+def test_formula() -> None:
+    assert close(by_stack(FGM(0.7, weight=0.5), PARTS), by_formula(PARTS, 0.7, 0.5))
+
+
+# the snippet that is passed around, with epsilon=1 and a substring of a parameter's name ----------
+class Snippet:
+    def __init__(self, model: Net, name: str = "embed.") -> None:
+        self.model, self.name, self.backup = model, name, {}
+
+    def attack(self, epsilon: float = 1.0) -> None:
+        for name, param in self.model.named_parameters():
+            if param.requires_grad and self.name in name:
+                self.backup[name] = param.data.clone()
+                norm = torch.norm(param.grad)
+                if norm != 0 and not torch.isnan(norm):
+                    param.data.add_(epsilon * param.grad / norm)
+
+    def restore(self) -> None:
+        for name, param in self.model.named_parameters():
+            if name in self.backup:
+                param.data = self.backup[name]
+        self.backup = {}
+
+
+def by_snippet(method: FGM, window: list[Batch], model: Net | None = None) -> dict[str, Tensor]:
+    model = make_model(coupled=False) if model is None else model
+    items, fgm = sum(batch.size for batch in window), Snippet(model)
+    for batch in window:
+        loss_of(model, batch, items).backward()
+        fgm.attack(method.epsilon)
+        loss_of(model, batch, items).backward()
+        fgm.restore()
+    return gradients(model)
+
+
+def test_oracle_is_the_snippet_to_the_bit_without_accumulation() -> None:
+    assert equal(by_stack(FGM(0.7), PARTS[:1]), by_snippet(FGM(0.7), PARTS[:1]))
+
+
+@trap(right=by_stack, wrong=by_snippet)
+def test_attacks_with_the_micro_batchs_own_gradient(run: Callable[..., dict[str, Tensor]]) -> None:
+    assert close(run(FGM(1.0), PARTS), by_formula(PARTS, 1.0))
+
+
+@trap(right=lambda model: FGM(at="word_emb").begin(model), wrong=lambda m: Snippet(m, "word_emb"))
+def test_a_name_that_matches_nothing_is_an_error(begin: Callable[[Net], Any]) -> None:
+    model = make_model()
+    with_error = False
+    try:
+        attack = begin(model)
+        if attack is not None:
+            attack.attack()
+    except NotApplicable as error:
+        with_error = "embed" in str(error)
+    assert with_error
+
+
+class Infinite(nn.Module):
+    """Its table's gradient is infinite in the first pass only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.seen = nn.Embedding(4, 2), []
+
+    def forward(self, ids: Tensor) -> Tensor:
+        self.seen.append(self.embed.weight.detach().clone())
+        out = self.embed(ids)
+        if len(self.seen) == 1:
+            out = out.clone()  # a node of its own, whose gradient is spoiled
+            out.register_hook(lambda g: g * float("inf"))
+        return out
+
+
+@trap(right=FGM, wrong=Snippet)
+def test_an_infinite_gradient_moves_nothing(kind: Any) -> None:
+    model = Infinite()
+    ids, labels = torch.tensor([1, 2]), torch.tensor([0, 1])
+    F.cross_entropy(model(ids), labels).backward()
+    if kind is FGM:
+        with FGM().attack(model):
+            model(ids)
+    else:
+        snippet = Snippet(model)
+        snippet.attack()
+        model(ids)
+        snippet.restore()
+    assert torch.equal(model.seen[0], model.seen[1])
+
+
+def test_a_zero_gradient_moves_nothing_and_still_makes_the_second_pass() -> None:
+    model, calls = make_model(coupled=False), []
+    model.head.weight.data.zero_()  # nothing reaches the table
+    model.register_forward_hook(lambda *_: calls.append(model.embed.weight.clone()))
+    by_stack(FGM(), PARTS[:1], model)
+    assert len(calls) == 2 and torch.equal(*calls)
+
+
+@contextmanager
+def snippet_attack(model: Net) -> Any:
+    fgm = Snippet(model)
+    fgm.attack()
+    yield
+    fgm.restore()
+
+
+@trap(right=lambda model: FGM().attack(model), wrong=snippet_attack)
+def test_restored_when_the_second_pass_raises(attack: Callable[[Net], Any]) -> None:
+    model = make_model(coupled=False)
+    before = weights(model)
+    loss_of(model, PARTS[0], 6).backward()
+    with pytest.raises(RuntimeError), attack(model):
+        raise RuntimeError
+    assert equal(before, weights(model))
+
+
+@trap(right=lambda model: FGM().attack(model), wrong=snippet_attack)
+def test_restores_in_place(attack: Callable[[Net], Any]) -> None:
+    model = make_model(coupled=False)
+    loss_of(model, PARTS[0], 6).backward()
+    place, view = model.embed.weight.data_ptr(), model.embed.weight.detach()
+    with attack(model):
+        pass
+    model.embed.weight.data[1] += 1.0  # an optimizer that holds a flat view of the weights
+    assert model.embed.weight.data_ptr() == place
+    assert torch.equal(view, model.embed.weight)
+
+
+class Two(nn.Module):
+    """One table that is read, one that is not, positions, and a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.unused = nn.Embedding(6, 3), nn.Embedding(6, 3)
+        self.positions, self.old = nn.Embedding(4, 3), nn.Embedding(6, 3)
+        self.old.weight.requires_grad_(False)
+        self.head, self.seen = nn.Linear(3, 2), []
+
+    def forward(self, ids: Tensor) -> Tensor:
+        self.seen.append({n: p.detach().clone() for n, p in self.named_parameters()})
+        at = torch.arange(ids.shape[1])
+        return self.head((self.words(ids) + self.old(ids) + self.positions(at)).mean(1))
+
+
+def skipping(model: Two) -> list[str]:
+    fgm = FGM()
+    for _ in range(2):  # reported once
+        with fgm.watch(model):
+            model(torch.tensor([[1, 2, 3]])).square().sum().backward()
+            with fgm.attack(model):
+                model(torch.tensor([[1, 2, 3]]))
+    return fgm.skipped
+
+
+def snippet_skipping(model: Two) -> list[str]:
+    fgm = Snippet(model, "")
+    model(torch.tensor([[1, 2, 3]])).square().sum().backward()
+    try:
+        fgm.attack()  # torch.norm(None)
+    except (TypeError, AttributeError):
+        raise AssertionError from None
+    return []
+
+
+@trap(right=skipping, wrong=snippet_skipping)
+def test_tables_without_gradient_are_skipped_and_reported(attack: Any) -> None:
+    model = Two()
+    skipped = attack(model)
+    assert skipped == ["old: frozen", "unused: no gradient in some batch"]
+    moved = {n for n, p in model.seen[0].items() if not torch.equal(p, model.seen[1][n])}
+    assert moved == {"words.weight"}  # positions are excluded
+
+
+def test_all_frozen_points_to_the_scope_that_works() -> None:
+    model = make_model()
+    model.embed.weight.requires_grad_(False)
+    with pytest.raises(NotApplicable, match="scope='output'"):
+        Stack(model, methods=[FGM()])
+
+
+# what an embedding returns ------------------------------------------------------------------------
+def by_hand(scope: str, epsilon: float, frozen: bool) -> dict[str, Tensor]:
+    """The embedding's output as a leaf of its own, its gradient by autograd.grad."""
+    model, batch = make_model(coupled=False), PARTS[0]
+    model.embed.weight.requires_grad_(not frozen)
+    tokens = batch.inputs["tokens"]
+    delta = torch.zeros(*tokens.shape, 6, requires_grad=True)
+    handle = model.embed.register_forward_hook(lambda m, a, out: out + delta)
+    loss = loss_of(model, batch, 6)
+    [g] = torch.autograd.grad(loss, delta, retain_graph=True)
+    loss.backward()
+    g = g * (tokens != 0).unsqueeze(-1)
+    norm = g.norm() if scope == "output" else g.flatten(1).norm(dim=1).view(-1, 1, 1)
+    delta = epsilon * g / norm
+    loss_of(model, batch, 6).backward()
+    handle.remove()
+    return gradients(model)
+
+
+@pytest.mark.parametrize("scope", ["example", "output"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_oracle_of_the_output_scopes_to_the_bit(scope: str, frozen: bool) -> None:
+    model = make_model(coupled=False)
+    model.embed.weight.requires_grad_(not frozen)
+    found = by_stack(FGM(0.7, scope=scope), PARTS[:1], model)
+    assert ("embed.weight" in found) != frozen
+    assert equal(found, by_hand(scope, 0.7, frozen))
+
+
+def test_per_example_attacks_accumulate() -> None:
+    method = FGM(1.0, scope="example")
+    assert close(by_stack(method, PARTS), by_stack(method, [Batch.join(PARTS)]))
+
+
+def test_a_table_that_is_read_without_a_call_is_an_error() -> None:
+    class Direct(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(4, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return F.embedding(ids, self.embed.weight)
+
+    batch = Batch(torch.tensor([1, 2]), torch.tensor([0, 1]))
+    for scope in ("example", "output"):
+        with pytest.raises(NotApplicable, match="scope='table'"):
+            by_stack(FGM(scope=scope), [batch], Direct())
+    by_stack(FGM(), [batch], Direct())
+
+
+def test_the_output_scopes_alone_need_watch() -> None:
+    with pytest.raises(InputError, match="watch"), FGM(scope="output").attack(make_model()):
+        pass
+
+
+# in a loop of one's own ---------------------------------------------------------------------------
+@pytest.mark.parametrize("scope", ["table", "example", "output"])
+@pytest.mark.parametrize("coupled", [False, True])
+def test_plain_loop_equals_the_stack_to_the_bit(scope: str, coupled: bool) -> None:
+    method = FGM(0.5, scope=scope)
+    stack = make_stack([method], coupled=coupled)
+    model = make_model(coupled=coupled)
+    optimizer, fgm = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method.clone()
+    for batch in PARTS:
+        optimizer.zero_grad()
+        seeding.seed_default(stack.run.position())
+        with fgm.watch(model):
+            loss_of(model, batch, batch.size).backward()
+            with fgm.attack(model):
+                loss_of(model, batch, batch.size).backward()
+        optimizer.step()
+        stack.step([batch])
+    assert equal(weights(model), weights(stack.run.module))
+
+
+def test_attack_alone_is_enough_for_the_table_without_accumulation() -> None:
+    model = make_model(coupled=False)
+    loss_of(model, PARTS[0], 6).backward()
+    with FGM(0.7).attack(model):
+        loss_of(model, PARTS[0], 6).backward()
+    assert equal(gradients(model), by_stack(FGM(0.7), PARTS[:1]))
+
+
+def test_the_second_pass_moves_no_batch_statistics_and_draws_a_new_mask() -> None:
+    plain, attacked = make_stack(), make_stack([FGM(0.0)])  # no move: only the passes count
+    for stack in (plain, attacked):
+        stack.gradients(stack.window(PARTS[0]))
+    assert equal(dict(plain.run.module.named_buffers()), dict(attacked.run.module.named_buffers()))
+    once, both = plain.run.module.head.weight.grad, attacked.run.module.head.weight.grad
+    assert not torch.allclose(both, 2 * once)
+
+
+def test_rows_without_a_target_and_sparse_tables() -> None:
+    mask = torch.tensor([True, False, True, True, True, False])
+    batch = PARTS[0].replace(mask=mask)
+    for scope in ("table", "example", "output"):
+        some = by_stack(FGM(0.5, scope=scope), [batch])
+        assert close(some, by_stack(FGM(0.5, scope=scope), [PARTS[0].take(mask)]))
+    none = PARTS[0].replace(mask=torch.zeros(6, dtype=torch.bool))
+    assert all(not g.any() for g in by_stack(FGM(), [none]).values())
+    model = make_model(coupled=False)
+    model.embed.sparse = True
+    sparse = {n: g.to_dense() for n, g in by_stack(FGM(0.5), PARTS, model).items()}
+    assert close(sparse, by_stack(FGM(0.5), PARTS))
+
+
+def test_both_passes_of_a_batch_without_targets() -> None:
+    stack = make_stack([FGM(0.5)], coupled=False)
+    window = [PARTS[0], Batch(PARTS[1].inputs)]
+    stack.step(window)
+    alone = make_stack([FGM(0.5)], coupled=False)
+    alone.step([PARTS[0]])
+    assert equal(weights(stack.run.module), weights(alone.run.module))
+
+
+def test_statistics_go_on_after_the_attack() -> None:
+    model = make_model()
+    loss_of(model, PARTS[0], 6).backward()
+    with FGM().attack(model):
+        assert modes.batch_norms(model) == {}
+    assert list(modes.batch_norms(model)) == ["norm"]

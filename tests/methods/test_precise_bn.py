@@ -1,0 +1,256 @@
+"""Precise batch normalisation: exact statistics, and each way to get them wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from tests.contract.case import Case
+from tests.contract.fixture import equal, make_run, make_stack, weights
+from tests.contract.test_singles import windows
+from tests.methods.traps import trap
+from whet import modes, seeding
+from whet.errors import InputError, NotApplicable
+from whet.methods.ema import EMA
+from whet.methods.precise_bn import PooledMoments, PreciseBN, applied, precise_statistics
+
+CASE = Case(
+    PreciseBN(),
+    accumulates="it observes batch statistics, which a model without them does not have",
+    trains=False,
+    judged=True,
+)
+
+
+def normed() -> nn.Sequential:
+    with seeding.borrowed(0):
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+
+
+def ordered(last: int = 3) -> list[Tensor]:
+    """Batches of unequal size whose means differ: sorted data with a short last batch."""
+    maker = torch.Generator().manual_seed(1)
+    sizes = [16, 16, 16, last]
+    return [torch.randn(n, 3, generator=maker) + 3.0 * at for at, n in enumerate(sizes)]
+
+
+def exact(model: nn.Sequential, batches: list[Tensor]) -> tuple[Any, Any]:
+    with torch.no_grad():
+        values = torch.cat([model[0](batch) for batch in batches]).double().numpy()
+    return values.mean(0), values.var(0)
+
+
+def whets(model: nn.Module, batches: list[Tensor]) -> tuple[Any, Any]:
+    [(mean, variance)] = precise_statistics(model, batches).values()
+    return mean.numpy(), variance.numpy()
+
+
+def torchs(model: nn.Module, batches: list[Tensor]) -> tuple[Any, Any]:
+    update_bn(batches, model)
+    return model[1].running_mean.numpy(), model[1].running_var.numpy()
+
+
+def bessels(model: nn.Sequential, batches: list[Tensor]) -> tuple[Any, Any]:
+    mean, variance = exact(model, batches)
+    rows = sum(map(len, batches))
+    return mean, variance * rows / (rows - 1)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (5, 3, 4), (2, 3, 4, 5)])
+def test_pooled_moments_are_numpys(shape: tuple[int, ...]) -> None:
+    maker = torch.Generator().manual_seed(0)
+    parts = [torch.randn((n, *shape[1:]), generator=maker) for n in (shape[0], 1, 11)]
+    moments = PooledMoments()
+    for part in parts:
+        moments.update(part)
+    whole = torch.cat(parts).double().transpose(0, 1).flatten(1).numpy()
+    np.testing.assert_allclose(moments.mean.numpy(), whole.mean(1), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(moments.variance.numpy(), whole.var(1), rtol=1e-12)
+
+
+@trap(right=whets, wrong=torchs)
+def test_trap_averaging_the_variances_of_batches(statistics: Any) -> None:
+    """torch's update_bn: with ordered batches it misses the spread between them altogether."""
+    mean, variance = statistics(normed(), ordered())
+    wanted_mean, wanted_variance = exact(normed(), ordered())
+    np.testing.assert_allclose(mean, wanted_mean, rtol=1e-6)
+    np.testing.assert_allclose(variance, wanted_variance, rtol=1e-6)
+
+
+def test_how_far_update_bn_is_off() -> None:
+    _, wanted = exact(normed(), ordered())
+    _, variance = torchs(normed(), ordered())
+    off = np.abs(variance / wanted - 1)
+    assert off.max() > 0.25
+
+
+@trap(right=whets, wrong=bessels)
+def test_trap_bessels_correction(statistics: Any) -> None:
+    batches = ordered()[:1]
+    _, variance = statistics(normed(), batches)
+    np.testing.assert_allclose(variance, exact(normed(), batches)[1], rtol=1e-6)
+
+
+class SquaresInSingle(PooledMoments):
+    """E[x^2] - E[x]^2 in the input's own precision."""
+
+    def update(self, values: Tensor) -> None:
+        flat = values.transpose(0, 1).flatten(1)
+        self.count, self.mean = flat.shape[1], flat.mean(1)
+        self._squares = (flat.square().mean(1) - self.mean.square()) * self.count
+
+
+@trap(right=PooledMoments, wrong=SquaresInSingle)
+def test_trap_a_negative_variance_in_single_precision(kind: Any) -> None:
+    maker = torch.Generator().manual_seed(0)
+    values = torch.randn(4096, 8, generator=maker) * 0.1 + 1000.0
+    moments = kind()
+    moments.update(values)
+    np.testing.assert_allclose(moments.variance.numpy(), values.double().numpy().var(0), rtol=1e-3)
+
+
+def zeros(model: nn.Module, batches: list[Tensor]) -> Any:
+    """Sums divided by a count that starts at one: no batches give zeros."""
+    return {"1": (torch.zeros(4), torch.zeros(4))}
+
+
+@trap(right=precise_statistics, wrong=zeros)
+def test_trap_no_batches_write_zeros(statistics: Any) -> None:
+    try:
+        statistics(normed(), [])
+    except InputError as error:
+        assert "empty" in str(error)
+    else:
+        raise AssertionError("statistics of nothing were accepted")
+
+
+def flipping(model: nn.Module, batches: list[Tensor]) -> Any:
+    model.train()
+    return precise_statistics(model, batches)
+
+
+@trap(right=precise_statistics, wrong=flipping)
+def test_trap_frozen_layers_are_flipped_to_training(statistics: Any) -> None:
+    model = nn.Sequential(normed(), nn.BatchNorm1d(4))
+    model[0].eval()
+    found = statistics(model, ordered())
+    assert list(found) == ["1"]
+    assert not model[0][1].training
+
+
+def unguarded(model: nn.Module, batches: list[Tensor]) -> Any:
+    norm = model[1]
+    norm.momentum = 1.0
+    for batch in batches:
+        model(batch)
+    norm.momentum = 0.1
+
+
+@trap(right=precise_statistics, wrong=unguarded)
+def test_trap_an_error_leaves_the_layer_changed(statistics: Any) -> None:
+    model = normed()
+    before = weights(model)
+    with pytest.raises(RuntimeError):
+        statistics(model, [*ordered(), torch.zeros(2, 99)])
+    assert model[1].momentum == 0.1
+    assert model[1].training
+    assert model[2].training
+    assert not model[1]._forward_pre_hooks
+    assert equal(before, weights(model))
+
+
+def drawing(model: nn.Module, batches: list[Tensor]) -> Any:
+    return [model(batch) for batch in batches]
+
+
+@trap(right=precise_statistics, wrong=drawing)
+def test_trap_the_generator_moves(statistics: Any) -> None:
+    seeding.seed_default(5)
+    wanted = torch.rand(3)
+    seeding.seed_default(5)
+    statistics(normed(), ordered())
+    assert torch.equal(torch.rand(3), wanted)
+
+
+class OfTheRawWeights(PreciseBN):
+    """Statistics computed as training goes, for the weights that are trained."""
+
+    def after_update(self, run: Any) -> None:
+        self._found = super()._statistics(run)
+
+    def _statistics(self, run: Any) -> Any:
+        return self._found
+
+
+@trap(right=PreciseBN, wrong=OfTheRawWeights)
+def test_trap_statistics_belong_to_the_averaged_weights(kind: Any) -> None:
+    stack = make_stack([])
+    stack.methods = [EMA(decay=0.95, warmup="none"), kind()]
+    for window in windows()[:6]:
+        stack.step(window)
+    before = weights(stack.run.module)
+    ema = stack.methods[0]
+    batches = [batch.inputs for batch in stack.run.data("precise_bn")]
+    model = stack.run.module
+    with ema.average(model):
+        [(mean, variance)] = precise_statistics(
+            model, batches, lambda inputs: model(**inputs)
+        ).values()
+    with stack.evaluating():
+        assert torch.allclose(model.norm.running_mean.double(), mean, atol=1e-6)
+        assert torch.allclose(model.norm.running_var.double(), variance, rtol=1e-5)
+    assert equal(before, weights(model))
+
+
+def test_it_is_computed_once_for_one_view() -> None:
+    run = make_run([PreciseBN()]).fit(until=3)
+    calls = []
+    handle = run.module.norm.register_forward_hook(lambda *_: calls.append(1))
+    run.predictor()
+    first = len(calls)
+    run.predictor()
+    handle.remove()
+    assert first == 7  # one pass over forty rows in batches of six
+    assert len(calls) == first
+
+
+def test_applied_restores_after_an_error() -> None:
+    model = normed()
+    before = weights(model)
+    with pytest.raises(KeyError), applied(model, precise_statistics(model, ordered())):
+        assert not equal(before, weights(model))
+        raise KeyError
+    assert equal(before, weights(model))
+
+
+def test_a_loader_shorter_than_asked_raises() -> None:
+    run = make_run([PreciseBN(batches=8)])
+    run.fit(until=2)
+    with pytest.raises(InputError, match=r"batches=8, and the training data has 7"):
+        run.predictor()
+
+
+def test_statistics_that_are_not_finite_raise() -> None:
+    with pytest.raises(InputError, match="1 are not finite"):
+        precise_statistics(normed(), [torch.full((2, 3), float("nan"))])
+
+
+def test_no_layer_to_work_on() -> None:
+    with pytest.raises(NotApplicable, match="no batch normalisation"):
+        make_stack([PreciseBN()], coupled=False)
+    with pytest.raises(NotApplicable, match="frozen"):
+        make_run([PreciseBN()], freeze=["norm"]).fit()
+
+
+def test_used_in_evaluation_mode() -> None:
+    """The statistics make the evaluated layer's output standard over the data it was made from."""
+    model, batches = normed(), ordered()
+    with applied(model, precise_statistics(model, batches)), modes.evaluation_mode(model):
+        output = model(torch.cat(batches)).detach().double()
+    assert torch.allclose(output.mean(0), torch.zeros(4).double(), atol=1e-5)
+    assert torch.allclose(output.var(0, correction=0), torch.ones(4).double(), atol=1e-4)
