@@ -142,6 +142,15 @@ class Batch:
         have = self.targets is not None
         return torch.full((self.size,), have, dtype=torch.bool, device=self.device)
 
+    def known_targets(self) -> Tensor:
+        """The targets, with zeros in the rows that have none: what stands there may be no class."""
+        if self.targets is None:
+            raise InputError("the batch has no targets.")
+        if self.mask is None:
+            return self.targets
+        rows = self.mask.view(-1, *[1] * (self.targets.ndim - 1))
+        return self.targets.masked_fill(~rows, 0)
+
     def replace(self, **changes: Any) -> Batch:
         """A copy with some fields changed."""
         return replace(self, **changes)

@@ -78,16 +78,24 @@ def save(folder: Path, number: int, state: Mapping[str, Any], *, keep: int | Non
         shutil.rmtree(place, ignore_errors=True)
         os.replace(draft, place)
         sync_folder(folder)
+        _sweep(folder)
     except (OSError, RuntimeError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if isinstance(error, RuntimeError) and "write" not in str(error):
-            raise  # torch.save reports a full disk as a RuntimeError of its writer
-        cause = error if isinstance(error, OSError) else OSError(str(error))
+        cause = _of_the_disk(error)
+        if cause is None:
+            raise
         raise CheckpointError(_refused(place, cause)) from error
     if keep is not None:
         for old in numbers(folder)[:-keep]:
             shutil.rmtree(folder / f"{old:08d}", ignore_errors=True)
     return place
+
+
+def _of_the_disk(error: BaseException | None) -> OSError | None:
+    # where the disk refuses, torch's writer raises a RuntimeError about positions on top of it
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _write(draft: Path, number: int, state: Mapping[str, Any]) -> None:
@@ -102,6 +110,12 @@ def _write(draft: Path, number: int, state: Mapping[str, Any]) -> None:
     }  # fmt: skip
     write_synced(draft / "manifest.json", json.dumps(manifest, indent=1).encode())
     sync_folder(draft)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the drafts of processes that were killed while saving."""
+    for draft in folder.glob(".*.tmp"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _digest(path: Path) -> str:

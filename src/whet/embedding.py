@@ -9,6 +9,7 @@ that the ordinary backward pass leaves the output's gradient in the leaf's `.gra
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -161,7 +162,7 @@ class Shift:
 
     def __enter__(self) -> Shift:
         self._handles = hook_points(self.model, self.embeddings)
-        for module in (self.model, *self.embeddings):
+        for module in {self.model, *self.embeddings}:
             _STANDING.setdefault(module, []).append(self)
         return self
 
@@ -169,7 +170,7 @@ class Shift:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        for module in (self.model, *self.embeddings):
+        for module in {self.model, *self.embeddings}:
             _STANDING[module].remove(self)
         for handle in self._handles:
             handle.remove()
@@ -217,9 +218,11 @@ def hook_points(model: nn.Module, embeddings: Sequence[nn.Module]) -> list[Remov
     new = []
     if _arrived not in model._forward_pre_hooks.values():
         new.append(model.register_forward_pre_hook(_arrived, with_kwargs=True))
-    for module in embeddings:
-        if _returned not in module._forward_hooks.values():
-            new.append(module.register_forward_hook(_returned, with_kwargs=True))
+    new += [
+        module.register_forward_hook(_returned, with_kwargs=True)
+        for module in embeddings
+        if _returned not in module._forward_hooks.values()
+    ]
     return new
 
 
@@ -236,6 +239,11 @@ def _returned(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tens
         if module in shift.embeddings:
             output = shift.added(module, args[0] if args else kwargs["input"], output)
     return output
+
+
+def _untraced(hook: Any) -> Any:
+    # a compiler would burn the list of calls into its graph; without one, its import is spared
+    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook
 
 
 def _same(known: Tensor, ids: Tensor) -> bool:

@@ -14,15 +14,27 @@ from whet.training import Training
 
 @contextmanager
 def evaluating(run: Training, active: Sequence[Method]) -> Iterator[None]:
-    """Evaluation mode under the weights and buffers that are judged; undone on exit."""
+    """Evaluation mode under the weights and buffers that are judged; undone on exit.
+
+    Within another such `with` nothing changes: what is judged stands already.
+    """
+    if run.judging:
+        yield
+        return
     with ExitStack() as stack:
-        stack.callback(run.views.clear)
+        run.judging = True
+        stack.callback(_end, run)
         stack.enter_context(modes.evaluation_mode(run.module))
         for method in active:
             if nesting.overrides(method, "evaluating"):
                 stack.enter_context(method.evaluating(run))
                 run.views.append(method.view)
         yield
+
+
+def _end(run: Training) -> None:
+    run.judging = False
+    run.views.clear()
 
 
 def predictor(run: Training, active: Sequence[Method]) -> Predictor:

@@ -11,7 +11,7 @@ from whet import settings
 from whet.errors import CheckpointError, Clash
 from whet.method import Method, Resource
 
-MOMENTS = ("step", "gradients", "forward", "backward")
+Moment = Callable[..., Any]
 
 
 def overrides(method: Method, moment: str) -> bool:
@@ -108,7 +108,7 @@ def _sorted(methods: Sequence[Method]) -> list[Method]:
     return result
 
 
-def wrap(run: Any, methods: Sequence[Method], moment: str, innermost: Callable[..., Any]) -> Any:
+def wrap(run: Any, methods: Sequence[Method], moment: str, innermost: Moment) -> Any:
     """The moment as one callable, with every method that changes it around the innermost."""
     call = innermost
     for method in reversed(methods):
@@ -117,12 +117,27 @@ def wrap(run: Any, methods: Sequence[Method], moment: str, innermost: Callable[.
     return call
 
 
-def _bind(moment: Callable[..., Any], run: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
+def _bind(moment: Moment, run: Any, inner: Moment) -> Moment:
     # a closure of one positional call is the quickest that Python offers, and this is the hot path
     def bound(subject: Any) -> Any:
         return moment(run, subject, inner)
 
     return bound
+
+
+class Interval:
+    """The methods that take part between two cuts, every moment of theirs as one callable."""
+
+    def __init__(
+        self, run: Any, methods: Sequence[Method], *, forward: Moment, backward: Moment,
+        gradients: Moment, step: Moment,
+    ) -> None:  # fmt: skip
+        self.forward = wrap(run, methods, "forward", forward)
+        self.backward = wrap(run, methods, "backward", backward)
+        self.gradients = wrap(run, methods, "gradients", gradients)
+        self.step = wrap(run, methods, "step", step)
+        self.before_update = [m.before_update for m in methods if overrides(m, "before_update")]
+        self.after_update = [m.after_update for m in methods if overrides(m, "after_update")]
 
 
 def explain(objective: Method, methods: Sequence[Method]) -> str:

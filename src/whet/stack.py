@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from whet import judging, nesting, objectives, optim, seeding, spans
 from whet.batch import Batch
-from whet.errors import InputError
 from whet.forward import Forward, Window
 from whet.loading import Epochs, open_loader
 from whet.method import Method
@@ -79,7 +78,7 @@ class Stack:
             model, self.objective, seed=seed, stage=stage, updates=updates, resources=resources,
             train=loader if data is None else train,
         )  # fmt: skip
-        self.run.scaler = scaler
+        self.run.scaler, self.run.make_optimizer = scaler, optimizer
         self.set_scheduler(scheduler)
         self.run.evaluating = self.evaluating
         self.objective.conclude(self.run, self.methods)
@@ -88,13 +87,12 @@ class Stack:
             for need in sorted(method.needs):
                 self.run.resource(need, method)
             method.build(self.run)
-        self._given_optimizer = optimizer
-        self._send_back = backward or self._scaled_backward
+        self._send_back = backward or partial(optim.send_back, scaler=scaler)
         self._watch = LossWatch()
         self._active: list[Method] = []
         self._carried: dict[str, Any] = {}
         self._next_cut = spans.NEVER
-        self._open = self._judging = self._happened = False
+        self._open = self._happened = False
 
     # the nesting -----------------------------------------------------------------------------
     def parameters(self) -> list[nn.Parameter]:
@@ -111,17 +109,11 @@ class Stack:
     @property
     def optimizer(self) -> Optimizer:
         """The optimizer, made from `parameters()` where a function was given."""
-        if self.run.optimizer is None:
-            given = self._given_optimizer
-            if given is None:
-                raise InputError("the stack has no optimizer: pass optimizer= to Stack.")
-            ready = isinstance(given, Optimizer)
-            self.run.optimizer = given if ready else given(self.parameters())
-        return self.run.optimizer
+        return self.run.open_optimizer()
 
     @optimizer.setter
     def optimizer(self, given: Optimizer) -> None:
-        self._given_optimizer = self.run.optimizer = given
+        self.run.optimizer = given
 
     def set_scheduler(self, scheduler: Any) -> None:
         """Step a scheduler once for each update that happens.
@@ -142,17 +134,10 @@ class Stack:
                 method.start(run)
                 if method.key in self._carried:
                     method.load_state_dict(self._carried.pop(method.key))
-        self._chain()
-
-    def _chain(self) -> None:
-        run, active = self.run, self._active
-        innermost = partial(self.objective.forward, run, inner=_unreachable)
-        self._forward = nesting.wrap(run, active, "forward", innermost)
-        self._backward = nesting.wrap(run, active, "backward", self._send)
-        self._gradients = nesting.wrap(run, active, "gradients", self._accumulate)
-        self._step = nesting.wrap(run, active, "step", self._plain_step)
-        self._before = [m.before_update for m in active if nesting.overrides(m, "before_update")]
-        self._after = [m.after_update for m in active if nesting.overrides(m, "after_update")]
+        self._now = nesting.Interval(
+            run, self._active, forward=partial(self.objective.forward, run, inner=_unreachable),
+            backward=self._send, gradients=self._accumulate, step=self._plain_step,
+        )  # fmt: skip
 
     def explain(self) -> str:
         """The nesting in print, outermost first."""
@@ -164,7 +149,7 @@ class Stack:
         micros = batches if isinstance(batches, Window) else self.window(batches)
         self.open()
         self._happened = False
-        self._step(micros)
+        self._now.step(micros)
         return self._happened
 
     def window(self, batches: Any) -> Window:
@@ -191,15 +176,15 @@ class Stack:
         run.zero_grad()
         run.forget_staged()
         self._watch.begin(run)
-        self._gradients(window)
+        self._now.gradients(window)
         self._watch.end(run)
 
     def _accumulate(self, window: Window) -> None:
-        run = self.run
+        run, now = self.run, self._now
         for number, batch in enumerate(window.batches):
-            run.open_micro(number, batch, self._forward)
+            run.open_micro(number, batch, now.forward)
             try:
-                self._backward(self._forward(batch))
+                now.backward(now.forward(batch))
             finally:
                 run.close_micro()
 
@@ -210,10 +195,6 @@ class Stack:
         self._watch.saw(self.run, forward, loss)
         if loss.requires_grad:
             self._send_back(loss)
-
-    def _scaled_backward(self, loss: Tensor) -> None:
-        scaler = self.run.scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
 
     def update(self) -> bool:
         """Unscale, `before_update`, the optimizer's step, `after_update`; whether it happened."""
@@ -226,22 +207,16 @@ class Stack:
     def unscale(self) -> None:
         """Bring fp16 gradients back to their true size."""
         if self.run.scaler is not None:
-            assert self.run.optimizer is not None
-            self.run.scaler.unscale_(self.run.optimizer)
+            optim.unscale(self.optimizer, self.run.scaler)
 
     def before_update(self) -> None:
         """Tell the methods that the gradients are whole."""
-        for method in self._before:
+        for method in self._now.before_update:
             method(self.run)
 
     def step_optimizer(self) -> bool:
         """Step; False where the scaler found an overflow and skipped."""
-        optimizer, scaler = self.run.optimizer, self.run.scaler
-        assert optimizer is not None
-        if scaler is None:
-            optimizer.step()
-            return True
-        return optim.step_scaled(optimizer, scaler)
+        return optim.step(self.optimizer, self.run.scaler)
 
     def after_update(self, happened: bool) -> None:
         """Advance: everything where the update happened, only the window where it did not."""
@@ -251,7 +226,7 @@ class Stack:
             run.updates += 1
             if run.scheduler is not None:
                 run.scheduler.step()
-            for method in self._after:
+            for method in self._now.after_update:
                 method(run)
         self._watch.updated(run, happened)
         run.window += 1
@@ -265,19 +240,10 @@ class Stack:
         return self._watch.value
 
     # what is judged --------------------------------------------------------------------------
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """Evaluation mode under the weights and buffers that are judged; undone on exit."""
-        if self._judging:
-            yield
-            return
         self.open()
-        self._judging = True
-        try:
-            with judging.evaluating(self.run, self._active):
-                yield
-        finally:
-            self._judging = False
+        return judging.evaluating(self.run, self._active)
 
     def predictor(self) -> Predictor:
         """What is judged and exported: a copy that later training does not touch."""

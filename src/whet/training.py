@@ -49,6 +49,7 @@ class Training:
         self.train = train
         self.heads = nn.ModuleDict()
         self.optimizer: Optimizer | None = None
+        self.make_optimizer: Optimizer | Callable[[Any], Optimizer] | None = None
         self.scheduler: Any = None
         self.scaler: torch.amp.GradScaler | None = None
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -58,6 +59,7 @@ class Training:
         self.micros = 0
         self.micro = 0
         self.epoch = 0
+        self.judging = False
         self.views: list[str] = []
         self.current: Window | None = None
         self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -143,6 +145,16 @@ class Training:
     def parameters(self) -> list[nn.Parameter]:
         """Everything trainable: the model's parameters and those that methods built."""
         return [*self.module.parameters(), *self.heads.parameters()]
+
+    def open_optimizer(self) -> Optimizer:
+        """The optimizer, made now where a function was given."""
+        if self.optimizer is None:
+            given = self.make_optimizer
+            if given is None:
+                raise InputError("the stack has no optimizer: pass optimizer= to Stack.")
+            trainable = [p for p in self.parameters() if p.requires_grad]
+            self.optimizer = given if isinstance(given, Optimizer) else given(trainable)
+        return self.optimizer
 
     @property
     def device(self) -> torch.device:

@@ -173,7 +173,7 @@ def test_replaying_moves_no_state(name: str) -> None:
         assert same(states, twice.state_dict())
         for a, b in zip(once.parameters(), twice.parameters(), strict=True):
             assert (a.grad is None and b.grad is None) or torch.equal(a.grad, b.grad)
-        for norm in ("running_mean", "running_var", "num_batches_tracked"):  # a pass moves these; a replay moves twice
+        for norm in ("running_mean", "running_var", "num_batches_tracked"):  # a replay moves twice
             getattr(twice.run.module.norm, norm).copy_(getattr(once.run.module.norm, norm))
         once.update(), twice.update()
         assert same(once.state_dict()["states"], twice.state_dict()["states"])
@@ -322,9 +322,16 @@ def test_checkpointed_activations_equal_plain(name: str) -> None:
     def checkpointed(stack: Stack) -> None:
         stack.run.module.checkpointed = True
 
-    assert close(trained(name, lambda stack: None), trained(name, checkpointed), atol=1e-6)
+    plain, late = trained(name, lambda stack: None), trained(name, checkpointed)
+    # the recompute moves running statistics once more, with or without whet: docs/traps.md
+    learned = [key for key in plain if "running" not in key and "tracked" not in key]
+    assert close({k: plain[k] for k in learned}, {k: late[k] for k in learned}, atol=1e-6)
 
 
+# the compiler looks at `.grad` of what crosses a graph break
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+# the compiler itself looks at `.grad` of what a graph break hands on
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @every
 def test_compiled_equals_plain(name: str) -> None:
     def compiled(stack: Stack) -> None:

@@ -67,7 +67,7 @@ def test_found_below_a_module_and_under_either_name() -> None:
 def test_no_match_lists_the_candidates() -> None:
     with pytest.raises(NotApplicable, match=r"at='word_embeddings'.*words, positions, bag"):
         modules(text(), "word_embeddings", (), "fgm")
-    with pytest.raises(NotApplicable, match="no nn.Embedding"):
+    with pytest.raises(NotApplicable, match=r"no nn\.Embedding"):
         modules(nn.Linear(2, 2), "*", (), "fgm")
 
 
@@ -118,11 +118,13 @@ def test_a_shift_of_zeros_changes_no_bit_and_takes_the_gradient() -> None:
         assert torch.equal(output, plain)
         output.square().sum().backward()
         gradient = shift.calls[0].gradient()
-    assert gradient is not None and known is not None
+    assert gradient is not None
+    assert known is not None
     assert torch.equal(model.words.weight.grad, known)
     summed = torch.zeros(12, 4).index_add_(0, IDS.flatten(), gradient.flatten(0, 1))
     assert torch.allclose(summed, known)
-    assert torch.equal(model(IDS), plain) and not model.words._forward_hooks
+    assert torch.equal(model(IDS), plain)
+    assert not model.words._forward_hooks
     assert not model._forward_pre_hooks
 
 
@@ -183,7 +185,8 @@ def test_bags_and_single_ids() -> None:
         with Shift(module, [module]) as shift:
             module(ids).sum().backward()
             [call] = shift.calls
-            assert call.delta.shape == (2, 3) and call.lengths().shape == (2, 1)
+            assert call.delta.shape == (2, 3)
+            assert call.lengths().shape == (2, 1)
             assert torch.equal(call.gradient(), torch.ones(2, 3))
 
 
@@ -200,6 +203,8 @@ def test_hook_points_are_placed_once_and_travel_with_copies() -> None:
         assert len(other.embeddings[0]._forward_hooks) == len(model.words._forward_hooks) == 1
 
 
+# the compiler looks at `.grad` of what crosses a graph break
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_model_that_was_compiled_before_is_shifted() -> None:
     torch._dynamo.reset()
     model = text()
@@ -209,7 +214,8 @@ def test_a_model_that_was_compiled_before_is_shifted() -> None:
     with Shift(model, [model.words], lambda call, at: torch.ones_like(call.delta)) as shift:
         assert not torch.allclose(compiled(IDS), plain)
         compiled(IDS).sum().backward()
-        assert shift.calls[0].gradient().any() and len(shift.calls) == 1
+        assert shift.calls[0].gradient().any()
+        assert len(shift.calls) == 1
     assert torch.equal(compiled(IDS), plain)
 
 

@@ -126,7 +126,7 @@ def test_formula_of_one_step_by_hand() -> None:
     assert torch.allclose(model.seen[1] - model.seen[0], torch.tensor([[-0.3, -0.4]]))
 
 
-# wrong variants, as they are passed around ---------------------------------------------------------
+# wrong variants, as they are passed around ------------------------------------------------------
 @method
 class Loose(FreeLB):
     """Gradients are not divided by K, masks are drawn anew, and padding moves."""
@@ -172,7 +172,8 @@ def test_padding_is_not_moved(kind: Any) -> None:
     model.hidden.register_forward_pre_hook(saw)
     stack.gradients(stack.window(PARTS[:1]))
     padding = PARTS[0].inputs["tokens"] == 0
-    assert padding.any() and len(seen) == 3
+    assert padding.any()
+    assert len(seen) == 3
     assert all(not delta[padding].any() and delta[~padding].any() for delta in seen)
 
 
@@ -181,7 +182,8 @@ def test_all_steps_have_one_dropout_mask(kind: Any) -> None:
     model = make_model(coupled=True, dropout=0.5)
     seen = Watched(model)
     by_stack(kind(steps=3, step_size=0.1), PARTS[:1], model)
-    assert len(seen.hidden) == 3 and seen.hidden[0].any()
+    assert len(seen.hidden) == 3
+    assert seen.hidden[0].any()
     assert all(torch.equal(mask, seen.hidden[0]) for mask in seen.hidden)
 
 
@@ -336,11 +338,16 @@ def test_alone_it_draws_its_own_start_and_keeps_one_mask() -> None:
 def test_left_early_it_leaves_nothing_behind() -> None:
     model = make_model()
     before = weights(model)
-    with pytest.raises(RuntimeError), FreeLB(steps=3).attack(model) as rounds:
-        for number, share in enumerate(rounds):
-            if number == 1:
-                raise RuntimeError
-            (share * loss_of(model, PARTS[0], 6)).backward()
+
+    def broken() -> None:
+        with FreeLB(steps=3).attack(model) as rounds:
+            for number, share in enumerate(rounds):
+                if number == 1:
+                    raise RuntimeError
+                (share * loss_of(model, PARTS[0], 6)).backward()
+
+    with pytest.raises(RuntimeError):
+        broken()
     assert not model.embed._forward_hooks
     assert model.norm.running_mean is not None
     before["norm.running_mean"], before["norm.running_var"] = (
@@ -382,5 +389,5 @@ def test_a_table_that_is_read_without_a_call_is_an_error() -> None:
 
     with pytest.raises(NotApplicable, match="embed was called"):
         by_stack(FreeLB(), [Batch(torch.tensor([1, 2]), torch.tensor([0, 1]))], Direct())
-    with pytest.raises(NotApplicable, match="no nn.Embedding"):
+    with pytest.raises(NotApplicable, match=r"no nn\.Embedding"):
         Stack(nn.Linear(2, 2), methods=[FreeLB()])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from torch.utils.data import IterableDataset
 
 from tests.contract.case import Case
 from tests.contract.fixture import equal, make_run, make_stack, weights
@@ -18,6 +19,7 @@ from whet import modes, seeding
 from whet.errors import InputError, NotApplicable
 from whet.methods.ema import EMA
 from whet.methods.precise_bn import PooledMoments, PreciseBN, applied, precise_statistics
+from whet.stack import Stack
 
 CASE = Case(
     PreciseBN(),
@@ -121,12 +123,12 @@ def zeros(model: nn.Module, batches: list[Tensor]) -> Any:
 
 @trap(right=precise_statistics, wrong=zeros)
 def test_trap_no_batches_write_zeros(statistics: Any) -> None:
+    message = ""
     try:
         statistics(normed(), [])
     except InputError as error:
-        assert "empty" in str(error)
-    else:
-        raise AssertionError("statistics of nothing were accepted")
+        message = str(error)
+    assert "the loader is empty" in message, "statistics of nothing were accepted"
 
 
 def flipping(model: nn.Module, batches: list[Tensor]) -> Any:
@@ -177,6 +179,21 @@ def test_trap_the_generator_moves(statistics: Any) -> None:
     assert torch.equal(torch.rand(3), wanted)
 
 
+def test_a_users_loader_leaves_the_generators_where_they_were() -> None:
+    """Iterating a DataLoader draws its seed from torch's own generator."""
+    rows = torch.utils.data.TensorDataset(torch.randn(10, 3), torch.zeros(10, dtype=torch.long))
+    stack = Stack(
+        normed(), "categorical", [PreciseBN()],
+        data=torch.utils.data.DataLoader(rows, batch_size=5, shuffle=True),
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+    )  # fmt: skip
+    seeding.seed_default(5)
+    wanted = torch.rand(3)
+    seeding.seed_default(5)
+    stack.predictor()
+    assert torch.equal(torch.rand(3), wanted)
+
+
 class OfTheRawWeights(PreciseBN):
     """Statistics computed as training goes, for the weights that are trained."""
 
@@ -223,16 +240,73 @@ def test_applied_restores_after_an_error() -> None:
     model = normed()
     before = weights(model)
     with pytest.raises(KeyError), applied(model, precise_statistics(model, ordered())):
-        assert not equal(before, weights(model))
-        raise KeyError
+        raise KeyError if not equal(before, weights(model)) else AssertionError
     assert equal(before, weights(model))
 
 
 def test_a_loader_shorter_than_asked_raises() -> None:
-    run = make_run([PreciseBN(batches=8)])
-    run.fit(until=2)
     with pytest.raises(InputError, match=r"batches=8, and the training data has 7"):
-        run.predictor()
+        make_run([PreciseBN(batches=8)]).fit(until=1)  # before training, not at its end
+    assert make_run([PreciseBN(batches=7)]).fit(until=1).predictor()
+
+
+class Endless(IterableDataset[Any]):
+    """Five rows, whose number nobody knows beforehand."""
+
+    def __iter__(self) -> Any:
+        return iter([(row, torch.tensor(0)) for row in torch.randn(5, 3)])
+
+
+@pytest.mark.parametrize(("batches", "enough"), [(2, True), (3, False)])
+def test_a_stream_shorter_than_asked_raises(batches: int, enough: bool) -> None:
+    stack = Stack(
+        normed(), "categorical", [PreciseBN(batches=batches)], data=Endless(), batch_size=3,
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+    )  # fmt: skip
+    if enough:
+        assert stack.predictor()
+        return
+    with pytest.raises(InputError, match=r"batches=3, and the training data has 2"):
+        stack.predictor()
+
+
+def test_without_training_data_it_fails_before_training() -> None:
+    stack = make_stack([PreciseBN()], data=None)
+    with pytest.raises(InputError, match="this stack was given none"):
+        stack.step(windows()[0])
+
+
+def test_zero_batches_are_refused() -> None:
+    with pytest.raises(InputError, match=r"batches is 0; it must be whole number in \[1, inf"):
+        make_stack([PreciseBN(batches=0)])
+
+
+def test_a_batch_of_one_row_is_named() -> None:
+    with pytest.raises(InputError, match=r"one value per channel for 1, .* batch of one row"):
+        precise_statistics(normed(), ordered(last=1))
+
+
+class WithAuxiliaryHead(nn.Module):
+    """As in GoogLeNet and Inception: a branch of its own, only in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.auxiliary = normed(), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.body(x)
+        return hidden + self.auxiliary(hidden) if self.training else hidden
+
+
+def test_layers_that_evaluation_does_not_call_keep_theirs() -> None:
+    model = WithAuxiliaryHead()
+    found = precise_statistics(model, ordered())
+    assert list(found) == ["body.1"]
+    before = model.auxiliary.running_var.clone()
+    with applied(model, found):
+        assert torch.equal(model.auxiliary.running_var, before)
+    with pytest.raises(InputError, match="auxiliary saw no data: the model calls none of them"):
+        precise_statistics(model, ordered(), norms={"auxiliary": model.auxiliary})
 
 
 def test_statistics_that_are_not_finite_raise() -> None:

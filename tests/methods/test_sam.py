@@ -95,7 +95,7 @@ def test_plain_loop_equals_the_stack_to_the_bit(coupled: bool, adaptive: bool) -
     assert equal(weights(model), weights(stack.run.module))
 
 
-# traps ---------------------------------------------------------------------------------------------
+# traps ------------------------------------------------------------------------------------------
 class Branch(nn.Module):
     """The second head is used in the first pass only, as in a model that drops layers."""
 
@@ -186,7 +186,7 @@ def test_batch_statistics_stand_still_in_the_second_pass(sam: SAM) -> None:
 
 @method
 class PerMicro(SAM):
-    """Wrong under accumulation: each micro-batch ascends from what has gathered so far."""
+    """Wrong under accumulation: a closure for each micro-batch drops what has gathered."""
 
     name: ClassVar[str] = "per-micro"
 
@@ -195,10 +195,8 @@ class PerMicro(SAM):
 
     def backward(self, run: Training, forward: Forward, inner: Any) -> None:
         inner(forward)
-        kept = [None if p.grad is None else p.grad.clone() for p in run.parameters()]
         with self.ascend(run.module):
             inner(run.again())
-        del kept
 
 
 @trap(right=SAM(0.2), wrong=PerMicro(0.2))
@@ -243,7 +241,8 @@ def test_a_norm_that_is_no_use_moves_nothing(ascend: Ascend) -> None:
         (model(torch.ones(1, 2)).sum() * scale).backward()
         with ascend(model):
             model(torch.ones(1, 2))
-        assert equal(*model.seen) and len(model.seen) == 2
+        assert equal(*model.seen)
+        assert len(model.seen) == 2
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -320,7 +319,8 @@ def test_heads_that_methods_built_ascend_too() -> None:
     stack.gradients(stack.window(PARTS))
     head = stack.run.heads["built"].weight
     assert not torch.allclose(seen[0], seen[2])
-    assert torch.equal(seen[0], head) and torch.equal(seen[2], seen[3])
+    assert torch.equal(seen[0], head)
+    assert torch.equal(seen[2], seen[3])
 
 
 def test_sparse_and_half_gradients_and_nothing_at_all() -> None:

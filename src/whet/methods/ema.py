@@ -25,7 +25,7 @@ def decay_at(update: int, decay: float, warmup: str) -> float:
     if warmup == "ratio":
         return min(decay, (1 + update) / (10 + update))
     if warmup == "power":
-        return min(decay, 1 - (1 + update) ** (-2 / 3))
+        return min(decay, 1.0 - float((1 + update) ** (-2 / 3)))
     return decay
 
 
@@ -87,8 +87,7 @@ class EMA(Method):
     @property
     def decays(self) -> tuple[float, ...]:
         """All decays that are averaged with."""
-        several = isinstance(self.decay, list | tuple)
-        return tuple(self.decay) if several else (self.decay,)  # type: ignore[arg-type]
+        return (self.decay,) if isinstance(self.decay, int | float) else tuple(self.decay)
 
     @property
     def view(self) -> str:
@@ -109,9 +108,9 @@ class EMA(Method):
         """Point at the tensors of the model; a copy of it may be given the average too."""
         if self._shadows and model is self._model:
             return
-        named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
-        if self.buffers == "average":
-            named |= {n: b for n, b in model.named_buffers() if b.is_floating_point()}
+        found: list[tuple[str, Tensor]] = list(model.named_parameters())
+        found += model.named_buffers() if self.buffers == "average" else ()
+        named = {name: tensor for name, tensor in found if tensor.is_floating_point()}
         if self._shadows and list(named) != self._names:
             raise InputError(
                 f"{self.key} averages another model: the parameters' names differ. Call "

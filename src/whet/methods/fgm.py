@@ -42,7 +42,8 @@ class FGM(Method):
 
     Shapes: tables `(V, D)`; what an embedding returns `(N, T, D)` or `(N, D)`.
 
-    Cost: 2 forward and backward passes; 1 copy of the tables, or of what they return.
+    Cost: 2 forward and backward passes; 2 copies of the tables, or of what they return. In the
+    last two scopes a compiled graph breaks at the embedding.
 
     Raises:
         NotApplicable: no embedding matches, all tables are frozen and the scope is `table`, or

@@ -40,7 +40,8 @@ class FreeLB(Method):
 
     Shapes: δ is like what an embedding returns, `(N, T, D)` or `(N, D)`.
 
-    Cost: K forward and backward passes; 2 copies of what the embeddings return.
+    Cost: K forward and backward passes; 2 copies of what the embeddings return. A compiled graph
+    breaks at the embedding.
 
     Raises:
         NotApplicable: no embedding matches, or the model reads the table without calling it.

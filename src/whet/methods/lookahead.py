@@ -66,7 +66,8 @@ class Lookahead(Method):
         """Count an update; synchronise at every k-th."""
         self._updates += 1
         if self._updates % self.k == 0 and self._fast:
-            slow, fast = list(self._slow.values()), list(self._fast.values())
+            slow: list[Tensor] = list(self._slow.values())
+            fast: list[Tensor] = list(self._fast.values())
             torch._foreach_lerp_(slow, fast, self.alpha)
             torch._foreach_copy_(fast, slow)
 

@@ -69,7 +69,9 @@ class PooledMoments:
 
 
 def precise_statistics(
-    model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None,
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], Any] | None = None,
     norms: Mapping[str, _BatchNorm] | None = None,
 ) -> Statistics:
     """Mean and variance of the input of every batch normalisation, by name.
@@ -80,8 +82,11 @@ def precise_statistics(
         forward: from a batch to an output; the model itself by default.
         norms: the layers; those in training mode by default.
 
+    Layers that the model does not call in evaluation mode (auxiliary heads) have no entry.
+
     Raises:
-        InputError: there is no batch, or a statistic is not finite; names the layer.
+        InputError: there is no batch, no layer is called, a batch is too small to normalise, or a
+            statistic is not finite; names the layer.
     """
     if norms is None:
         norms = {name: norm for name, norm in modes.batch_norms(model).items() if norm.training}
@@ -91,26 +96,34 @@ def precise_statistics(
         stack.enter_context(torch.no_grad())
         stack.enter_context(modes.evaluation_mode(model))  # dropout off, as when it is judged
         for name, norm in norms.items():
-            stack.enter_context(_collecting(norm, moments[name]))
-        call = forward or model
+            stack.enter_context(_collecting(name, norm, moments[name]))
+        call, seen = forward or model, False
         for batch in batches:
             call(batch)
-    for name, found in moments.items():
-        if found.count == 0:
-            raise InputError(f"precise_bn: {name} saw no data: the loader is empty.")
+            seen = True
+    called = {name: found for name, found in moments.items() if found.count}
+    if not called:
+        why = "the model calls none of them" if seen else "the loader is empty"
+        raise InputError(f"precise_bn: {', '.join(moments)} saw no data: {why}.")
+    for name, found in called.items():
         if not (found.mean.isfinite().all() and found.variance.isfinite().all()):
             raise InputError(
                 f"precise_bn: the statistics of {name} are not finite. Look for NaN or infinite "
                 "inputs in the training data, or for weights that have diverged."
             )
-    return {name: (found.mean, found.variance) for name, found in moments.items()}
+    return {name: (found.mean, found.variance) for name, found in called.items()}
 
 
 @contextmanager
-def _collecting(norm: _BatchNorm, moments: PooledMoments) -> Iterator[None]:
+def _collecting(name: str, norm: _BatchNorm, moments: PooledMoments) -> Iterator[None]:
     """The layer normalises by its batch, its running statistics stand still, its input is seen."""
 
     def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if args[0].numel() == args[0].shape[1]:
+            raise InputError(
+                f"precise_bn: a batch has one value per channel for {name}, which cannot be "
+                "normalised by itself. Choose a batch_size that leaves no batch of one row."
+            )
         moments.update(args[0])
 
     handle = norm.register_forward_pre_hook(see)
@@ -133,7 +146,8 @@ def applied(model: nn.Module, statistics: Statistics) -> Iterator[None]:
     try:
         for name, (mean, variance) in statistics.items():
             running_mean, running_var = norms[name].running_mean, norms[name].running_var
-            assert running_mean is not None and running_var is not None
+            assert running_mean is not None
+            assert running_var is not None
             running_mean.copy_(mean)
             running_var.copy_(variance)
         with torch.enable_grad():
@@ -148,7 +162,8 @@ class PreciseBN(Method):
 
     $$\mu = \frac1n \sum_i x_i, \quad \sigma^2 = \frac1n \sum_i (x_i - \mu)^2$$
 
-    over all values x of a channel in N batches, the weights standing still. Batches are drawn
+    over all values x of a channel in N batches, the weights standing still and dropout off, as
+    when the model is judged (dropout before a layer would widen its variance). Batches are drawn
     from the training data in an order of their own. Beside EMA or SWA the statistics belong to the
     averaged weights; they are put in place for judging only and undone afterwards. Layers that are
     frozen (in evaluation mode) keep theirs.
@@ -163,7 +178,8 @@ class PreciseBN(Method):
     Raises:
         NotApplicable: the model has no batch normalisation with running statistics, or all of it
             is frozen.
-        InputError: the data has fewer than `batches` batches; statistics are not finite.
+        InputError: there is no training data, it has fewer than `batches` batches, or one of a
+            single row; statistics are not finite.
 
     Paper: Wu & Johnson 2021, arXiv:2105.07576.
 
@@ -202,11 +218,27 @@ class PreciseBN(Method):
         norms = modes.batch_norms(run.module)
         self._norms = {name: norm for name, norm in norms.items() if norm.training}
         self._cached = None
+        self._check_data(run)
         if not self._norms:
             raise NotApplicable(
                 self.key, "every batch normalisation is in evaluation mode (frozen): call "
                 "model.train() before the first step, or leave precise_bn out."
             )  # fmt: skip
+
+    def _check_data(self, run: Training) -> None:
+        """Fail before training, not at the evaluation that ends it."""
+        if run.train is None:
+            next(run.data("precise_bn"))
+        elif self.batches is not None:
+            known = run.train("precise_bn").batches
+            if known is not None and known < self.batches:
+                raise InputError(self._shorter(known))
+
+    def _shorter(self, seen: int) -> str:
+        return (
+            f"precise_bn: batches={self.batches}, and the training data has {seen}. Ask for at "
+            f"most {seen}, or for None (one pass, at most {DEFAULT})."
+        )
 
     @contextmanager
     def evaluating(self, run: Training) -> Iterator[None]:
@@ -228,10 +260,7 @@ class PreciseBN(Method):
             seen += 1
             yield batch
         if self.batches is not None and seen < wanted:
-            raise InputError(
-                f"precise_bn: batches={wanted}, and the training data has {seen}. Ask for at most "
-                f"{seen}, or for None (one pass, at most {DEFAULT})."
-            )
+            raise InputError(self._shorter(seen))
 
 
 def _call(run: Training, batch: Batch) -> None:

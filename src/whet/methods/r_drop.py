@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from whet import modes, objectives
+from whet import objectives
 from whet.batch import Batch
 from whet.errors import NotApplicable
 from whet.forward import Forward, Term
@@ -33,7 +34,10 @@ def symmetric_divergence(family: Family, one: Tensor, two: Tensor) -> Tensor:
 
 
 def r_drop_loss(
-    logits_1: Tensor, logits_2: Tensor, targets: Tensor, alpha: float = 1.0,
+    logits_1: Tensor,
+    logits_2: Tensor,
+    targets: Tensor,
+    alpha: float = 1.0,
     objective: str = "categorical",
 ) -> Tensor:
     """Mean over items of (l_1 + l_2)/2 + alpha (KL_12 + KL_21)/2.
@@ -110,7 +114,7 @@ class RDrop(Method):
             )  # fmt: skip
         if run.objective.family.name == "embedding":
             raise NotApplicable(self.key, "embeddings are no distribution that could agree.")
-        normed = bool(modes.batch_norms(run.module))
+        normed = any(isinstance(module, _BatchNorm) for module in run.module.modules())
         self._joined = self.passes == "joined" or (self.passes == "auto" and not normed)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
@@ -138,8 +142,10 @@ def _half(term: Term) -> Term:
 
 
 def _drops(model: nn.Module) -> Iterator[float]:
-    """Rates above zero of everything in the model that drops."""
+    """Rates above zero of everything in the model that drops; frozen parts do not."""
     for module in model.modules():
+        if model.training and not module.training:
+            continue
         kind = isinstance(module, nn.modules.dropout._DropoutNd)
         rates = [module.p] if kind else [getattr(module, name, 0.0) for name in RATES]
         yield from (rate for rate in rates if isinstance(rate, float) and rate > 0.0)

@@ -64,8 +64,8 @@ class Snapshot(Method):
     Args:
         cycles: M, from 1; at most the number of updates.
 
-    The base rates are the optimizer's, and come back at the end; the stage has no schedule. During a cycle the snapshots
-    taken so far are judged, and the model itself as long as there is none.
+    The base rates are the optimizer's, and come back at the end; the stage has no schedule. During
+    a cycle the snapshots taken so far are judged, and the model itself as long as there is none.
 
     Cost: no pass in training; M copies of the weights, M forwards in prediction.
 

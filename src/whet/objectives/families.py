@@ -15,17 +15,10 @@ from torch.nn import functional as F
 
 from whet.batch import Batch
 from whet.errors import InputError, UnknownName
+from whet.objectives.checks import check_classes, rows_text
 
 IGNORE = -100
 _NO_CLASS = torch.iinfo(torch.int64).min
-
-
-def _rows_text(bad: Tensor, batch: Batch) -> str:
-    bad = bad if bad.ndim == 1 else bad.flatten(1).any(1)
-    known = batch.indices is not None
-    names = (batch.indices[bad] if batch.indices is not None else bad.nonzero()).flatten().tolist()
-    shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
-    return f"{'data set rows' if known else 'rows of the batch'} {shown}"
 
 
 class Family(ABC):
@@ -71,30 +64,6 @@ class Family(ABC):
         """Raise an InputError that names rows and remedy where targets do not fit the output."""
 
 
-def _check_classes(batch: Batch, output: Tensor, ignore: int | None) -> None:
-    targets, width = batch.targets, output.shape[-1]
-    assert targets is not None
-    if targets.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise InputError(
-            f"targets have dtype {targets.dtype} and shape {tuple(targets.shape)}; classes are "
-            f"integers, probabilities have one column for each of the {width} outputs. For "
-            "continuous targets use objective='real'."
-        )
-    bad = (targets < 0) | (targets >= width)
-    if ignore is not None:
-        bad &= targets != ignore
-    rows = batch.mask
-    if rows is not None:
-        bad &= rows.view(-1, *[1] * (bad.ndim - 1))
-    if bad.any():
-        found = sorted(set(targets[bad].tolist()))[:8]
-        raise InputError(
-            f"targets out of range: the model has {width} outputs, so classes are 0 to "
-            f"{width - 1}; found {', '.join(map(str, found))} in {_rows_text(bad, batch)}. Widen "
-            "the model's last layer, or number the classes from 0."
-        )
-
-
 class Categorical(Family):
     """One class per row: targets `(N,)` or probabilities `(N, C)`, outputs logits `(N, C)`."""
 
@@ -133,7 +102,7 @@ class Categorical(Family):
                 f"targets have shape {tuple(targets.shape)} and the output {tuple(output.shape)};"
                 " objective 'categorical' wants classes (N,) or probabilities (N, C)."
             )
-        _check_classes(batch, output, None)
+        check_classes(batch, output, None)
 
 
 class MultiLabel(Family):
@@ -175,7 +144,7 @@ class MultiLabel(Family):
             bad &= batch.mask
         if bad.any():
             raise InputError(
-                f"targets out of range: labels lie in [0, 1], and {_rows_text(bad, batch)} do not."
+                f"targets out of range: labels lie in [0, 1], and {rows_text(bad, batch)} do not."
             )
 
 
@@ -224,7 +193,7 @@ class Real(Family):
             bad &= batch.mask
         if bad.any():
             raise InputError(
-                f"targets are NaN or infinite in {_rows_text(bad, batch)}. Drop these rows, or "
+                f"targets are NaN or infinite in {rows_text(bad, batch)}. Drop these rows, or "
                 "mark them as having no target (Batch.mask)."
             )
 
@@ -275,7 +244,7 @@ class Tokens(Categorical):
                 " objective 'tokens' wants targets (N, T) and logits (N, T, V)."
             )
         if not soft:
-            _check_classes(batch, output, IGNORE)
+            check_classes(batch, output, IGNORE)
 
 
 class Embedding(Family):

@@ -9,7 +9,7 @@ from torch import Tensor
 from whet.batch import Batch
 from whet.errors import InputError
 from whet.method import Card, method
-from whet.objectives.families import IGNORE, Family, family
+from whet.objectives.families import Family, family
 from whet.objectives.objective import Objective
 
 
@@ -44,7 +44,8 @@ class MaskedTokens(Objective):
     def _check_first(self, batch: Batch, output: Tensor) -> None:
         super()._check_first(batch, output)
         assert batch.targets is not None
-        if not (batch.targets == IGNORE).any():
+        hidden = self.family.item_mask(batch.targets)  # soft targets too: a method may smooth them
+        if hidden is not None and hidden.all():
             raise InputError(
                 "objective 'masked_tokens': every position of 'labels' has a target, so the "
                 "collator masked nothing. Use a masking collator such as transformers' "

@@ -125,8 +125,7 @@ def _blanked(batch: Batch) -> Batch:
     # the forward, and a NaN comes back in the gradient of `where`
     if batch.mask is None or batch.targets is None:
         return batch
-    rows = ~batch.mask.view(-1, *[1] * (batch.targets.ndim - 1))
-    return batch.replace(targets=batch.targets.masked_fill(rows, 0))
+    return batch.replace(targets=batch.known_targets())
 
 
 def probe(run: Training, batch: Batch) -> Tensor:

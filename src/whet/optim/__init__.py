@@ -1,6 +1,15 @@
 """Optimizers, their parameter groups, and schedules: thin over torch.optim."""
 
 from whet.optim.factory import optimizer, schedule
-from whet.optim.groups import check_holds, decay_groups, step_scaled
+from whet.optim.groups import check_holds, decay_groups
+from whet.optim.scaling import send_back, step, unscale
 
-__all__ = ["check_holds", "decay_groups", "optimizer", "schedule", "step_scaled"]
+__all__ = [
+    "check_holds",
+    "decay_groups",
+    "optimizer",
+    "schedule",
+    "send_back",
+    "step",
+    "unscale",
+]

@@ -37,11 +37,3 @@ def check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
             f"methods built parameters that the optimizer does not hold: {', '.join(lost)}. "
             "Make it from stack.parameters(), or pass optimizer=lambda p: AdamW(p, lr=...)."
         )
-
-
-def step_scaled(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bool:
-    """Step through a scaler; False where it found an overflow and skipped."""
-    scale = scaler.get_scale()
-    scaler.step(optimizer)
-    scaler.update()
-    return scaler.get_scale() >= scale

@@ -1,0 +1,162 @@
+"""MixUp."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from whet import modes
+from whet.batch import Batch
+from whet.errors import InputError
+from whet.forward import Forward
+from whet.method import Card, InnerForward, Layer, Method, Resource, method
+from whet.settings import number
+from whet.training import Training
+
+
+def mixup(
+    inputs: Tensor, targets: Tensor, permutation: Tensor, share: float
+) -> tuple[Tensor, Tensor]:
+    """Mixtures of rows and of their soft targets `(N, C)`; new tensors, the given ones stay.
+
+    >>> x, y = torch.tensor([[0.0], [4.0]]), torch.eye(2)
+    >>> mixup(x, y, torch.tensor([1, 0]), 0.75)
+    (tensor([[1.],
+            [3.]]), tensor([[0.7500, 0.2500],
+            [0.2500, 0.7500]]))
+    """
+    return mixed(inputs, permutation, share), torch.lerp(targets[permutation], targets, share)
+
+
+def mixed(rows: Tensor, permutation: Tensor, share: float) -> Tensor:
+    """`share * rows + (1 - share) * rows[permutation]`, a new tensor."""
+    return rows * share + rows[permutation] * (1.0 - share)
+
+
+@method
+class MixUp(Method):
+    r"""Train on mixtures of two rows, and of their targets in the same shares.
+
+    $$\tilde x_i = \lambda x_i + (1 - \lambda) x_{\pi(i)}, \quad
+    \tilde y_i = \lambda y_i + (1 - \lambda) y_{\pi(i)}, \quad
+    \lambda \sim \mathrm{Beta}(\alpha, \alpha)$$
+
+    one λ and one permutation for each micro-batch. The targets are mixed, not the losses, so that
+    smoothing, focal loss, distillation and R-Drop work on what is mixed. Rows without a target
+    stay as they are, to the bit; the others are mixed among themselves.
+
+    Args:
+        alpha: α >= 0 of the Beta distribution; 0 mixes nothing, 1 draws λ uniformly.
+        at: which inputs are mixed: `*` for all, or a name or glob over the keys of a mapping
+            (`floats`, `image.*`), or the positions of a tuple (`0`). What is not mixed stays the
+            row's own, and a λ below 1/2 then gives most of the target to another row.
+
+    Shapes: inputs `(N, ...)`, floating; targets `(N,)` become `(N, C)`.
+
+    Cost: no pass; 1 copy of the mixed inputs.
+
+    Raises:
+        InputError: an input to mix is no floating tensor, `at` matches none, or the objective's
+            targets have no mixture (tokens, embeddings).
+
+    Paper: Zhang et al. 2018, arXiv:1710.09412.
+
+    >>> x, y = torch.randn(4, 3), torch.eye(2)[[0, 1, 1, 0]]       # soft targets
+    >>> share, permutation = random.betavariate(0.2, 0.2), torch.randperm(4)
+    >>> x, y = mixup(x, y, permutation, share)
+    >>> loss = torch.nn.functional.cross_entropy(torch.nn.Linear(3, 2)(x), y)
+    """
+
+    alpha: float = number(0.2, 0.0)
+    at: str = "*"
+
+    name: ClassVar[str] = "mixup"
+    layer: ClassVar[Layer] = Layer.INPUT_MIXING
+    owns: ClassVar[frozenset[Resource]] = frozenset({Resource.INPUT_MIXING})
+    uses: ClassVar[frozenset[Resource]] = frozenset({Resource.HARD_TARGETS})
+    neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
+    card: ClassVar[Card] = Card(
+        title="MixUp", paper="arXiv:1710.09412", cost="no pass", tier=1, phase="whole training",
+        data="floating inputs (images, audio, tables)",
+        avoid_when="a mixture of two inputs keeps neither label: dense or localised tasks",
+    )  # fmt: skip
+
+    def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
+        if self.alpha == 0.0 or batch.targets is None:
+            return inner(batch)
+        share = random.Random(run.key(self)).betavariate(self.alpha, self.alpha)
+        permutation = _among_known(batch, run.generator(self))
+        targets = batch.known_targets()
+        family, width = run.objective.family, run.objective.width(run, batch)
+        try:
+            soft = family.mix(targets, targets[permutation], share, width)
+        except RuntimeError:
+            run.objective.check_host(batch)  # a clearer error, where targets are the reason
+            raise
+        inputs = self._mix(batch, permutation, share)
+        return inner(batch.replace(inputs=inputs, targets=soft))
+
+    def _mix(self, batch: Batch, permutation: Tensor, share: float) -> Any:
+        """The inputs with what `at` names mixed."""
+        found = dict(_named(batch.inputs))
+        chosen = list(found) if self.at == "*" else modes.match(list(found), self.at)
+        if not chosen:
+            there = ", ".join(found) if "" not in found else "one without a name, at='*'"
+            raise InputError(f"{self.key}: no input matches at={self.at!r}; there are: {there}.")
+        for name in chosen:
+            self._check(name, found)
+
+        def change(name: str, leaf: Tensor) -> Tensor:
+            if name not in chosen:
+                return leaf
+            new = mixed(leaf, permutation, share)
+            if batch.mask is None:
+                return new
+            return torch.where(batch.mask.view(-1, *[1] * (leaf.ndim - 1)), new, leaf)
+
+        return _map_named(change, batch.inputs)
+
+    def _check(self, name: str, found: Mapping[str, Tensor]) -> None:
+        if found[name].is_floating_point():
+            return
+        what = f"input {name!r}" if name else "the input"
+        floating = [other for other, leaf in found.items() if leaf.is_floating_point()]
+        remedy = f"Mix only what is floating (at={floating[0]!r}), or mix" if floating else "Mix"
+        raise InputError(
+            f"{self.key}: {what} has dtype {found[name].dtype}; numbers that stand for things "
+            f"have no mixture. {remedy} behind the embedding: manifold_mixup."
+        )
+
+
+def _among_known(batch: Batch, generator: torch.Generator) -> Tensor:
+    """A permutation of the rows that have a target; the others stay where they are."""
+    if batch.mask is None:
+        return torch.randperm(batch.size, generator=generator).to(batch.device)
+    rows = batch.mask.nonzero().flatten()
+    permutation = torch.arange(batch.size, device=batch.device)
+    permutation[rows] = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+    return permutation
+
+
+def _named(nest: Any, name: str = "") -> list[tuple[str, Tensor]]:
+    """`(name, tensor)` of every leaf: keys and positions joined by dots."""
+    if isinstance(nest, Tensor):
+        return [(name, nest)]
+    parts = nest.items() if isinstance(nest, Mapping) else enumerate(nest)
+    return [pair for key, part in parts for pair in _named(part, _join(name, key))]
+
+
+def _map_named(change: Any, nest: Any, name: str = "") -> Any:
+    if isinstance(nest, Tensor):
+        return change(name, nest)
+    if isinstance(nest, Mapping):
+        return {k: _map_named(change, part, _join(name, k)) for k, part in nest.items()}
+    return tuple(_map_named(change, part, _join(name, k)) for k, part in enumerate(nest))
+
+
+def _join(name: str, key: object) -> str:
+    return f"{name}.{key}" if name else str(key)

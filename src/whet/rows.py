@@ -1,0 +1,148 @@
+"""Row access to a user's data: arrays, tensors, DataFrames, or a map-style Dataset."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from whet import seeding
+from whet.batch import Batch
+from whet.errors import InputError
+
+Collate = Callable[[list[Any]], Any]
+
+
+def as_tensor(value: Any, what: str = "inputs") -> Any:
+    """Arrays, Series and DataFrames of numbers as tensors; float64 becomes torch's default."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        return {key: as_tensor(part, f"{what}[{key!r}]") for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(as_tensor(part, f"{what}[{n}]") for n, part in enumerate(value))
+    array = _frame(value, what) if hasattr(value, "iloc") else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise InputError(
+            f"{what} has dtype {array.dtype}; whet trains on numbers. Encode text and categories "
+            "as integers first (for example sklearn.preprocessing.OrdinalEncoder)."
+        )
+    if array.dtype.kind == "f":
+        return torch.as_tensor(array.astype(np.float64)).to(torch.get_default_dtype())
+    return torch.as_tensor(array if array.dtype == bool else array.astype(np.int64))
+
+
+def _frame(frame: Any, what: str) -> np.ndarray[Any, Any]:
+    columns = frame.dtypes.items() if hasattr(frame, "columns") else [(frame.name, frame.dtype)]
+    odd = [str(name) for name, dtype in columns if getattr(dtype, "kind", "O") not in "fiub"]
+    if odd:
+        raise InputError(
+            f"{what}: column{'s' if len(odd) > 1 else ''} {', '.join(odd)} of the DataFrame "
+            "hold no plain numbers. Encode them as integers or drop them."
+        )
+    return np.asarray(frame.to_numpy())
+
+
+class Arrays:
+    """All rows in memory; a batch is one slice of whole arrays."""
+
+    def __init__(self, whole: Batch) -> None:
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return self.whole.size
+
+    def fetch(self, rows: Tensor, keys: Sequence[int]) -> Batch:
+        """The batch of these rows."""
+        return self.whole.take(rows).replace(indices=rows)
+
+
+@contextmanager
+def _drawing(key: int) -> Iterator[None]:
+    """Torch's, Python's and numpy's generators seeded by position, and put back."""
+    state = np.random.get_state()
+    with seeding.borrowed(key):
+        np.random.seed(key & 0xFFFFFFFF)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+
+
+class _Seeded(Dataset[Any]):
+    """Samples under a seed of their own, whichever worker fetches them."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[int, Any]:
+        row, key = item
+        with _drawing(key):
+            return key, self.dataset[row]
+
+
+class _SeededCollate:
+    """A collate function that draws (masks tokens, say) under the seed of its first sample."""
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __call__(self, keyed: list[tuple[int, Any]]) -> Any:
+        with _drawing(seeding.mix(keyed[0][0], 0)):
+            return self.collate([sample for _, sample in keyed])
+
+
+class Samples:
+    """A map-style Dataset, collated sample by sample."""
+
+    def __init__(self, dataset: Any, collate: Collate | None) -> None:
+        self.seeded = _Seeded(dataset)
+        self.collate = _SeededCollate(collate or default_collate)
+
+    def __len__(self) -> int:
+        return len(self.seeded.dataset)
+
+    def fetch(self, rows: Tensor, keys: Sequence[int]) -> Batch:
+        """The collated batch of these rows, each drawn under its own key."""
+        pairs = zip(rows.tolist(), keys, strict=True)
+        return Batch.of(self.collate([self.seeded[pair] for pair in pairs]), indices=rows)
+
+
+Rows = Arrays | Samples
+
+
+def is_dataframe(value: Any) -> bool:
+    """Whether this is a pandas object, without importing pandas."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(value, pandas.DataFrame | pandas.Series)
+
+
+def open_rows(data: Any, collate: Collate | None = None, what: str = "the data") -> Rows | None:
+    """Row access to a user's data; None for a DataLoader or an iterable Dataset."""
+    if isinstance(data, Arrays | Samples):
+        return data
+    if isinstance(data, DataLoader | IterableDataset):
+        return None
+    if isinstance(data, Batch):
+        return Arrays(data)
+    arrays = isinstance(data, Tensor | np.ndarray | Mapping) or is_dataframe(data)
+    if arrays and not isinstance(data, Mapping):
+        return Arrays(Batch(as_tensor(data)))
+    if isinstance(data, Mapping):
+        return Arrays(Batch.of(as_tensor(dict(data), "the data")))
+    if isinstance(data, tuple) and len(data) == 2:
+        inputs, targets = as_tensor(data[0]), data[1]
+        return Arrays(Batch(inputs, None if targets is None else as_tensor(targets, "targets")))
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return Samples(data, collate)
+    raise InputError(
+        f"{what} is a {type(data).__name__}; give (inputs, targets) as tensors, arrays or a "
+        "DataFrame, a mapping of arrays with 'labels', a Dataset, or a DataLoader."
+    )
