@@ -79,16 +79,32 @@ class Batch:
     def __post_init__(self) -> None:
         if isinstance(self.inputs, Tensor) and self.mask is None and self.indices is None:
             shape, targets = self.inputs.shape, self.targets  # the common case, kept quick
-            if shape and (targets is None or (targets.shape and targets.shape[0] == shape[0])):
+            if shape and (
+                targets is None
+                or (isinstance(targets, Tensor) and targets.shape[:1] == shape[:1])
+            ):
                 return
         self._check_rows()
 
     def _check_rows(self) -> None:
         found = [*leaves(self.inputs)]
-        extras = {"targets": self.targets, "mask": self.mask, "indices": self.indices}
-        found += [(name, value) for name, value in extras.items() if value is not None]
         if not found:
             raise InputError("the batch holds no tensor: its inputs are empty.")
+        for name in ("targets", "mask", "indices"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, Tensor):
+                raise InputError(
+                    f"{name} of the batch is a {type(value).__name__}, not a tensor. Convert it in "
+                    "the Dataset or in the collate function."
+                )
+            found.append((name, value))
+        if self.mask is not None and (self.mask.dtype != torch.bool or self.mask.ndim != 1):
+            raise InputError(
+                f"mask of the batch has dtype {self.mask.dtype} and shape "
+                f"{tuple(self.mask.shape)}; it is bool (N,), True for rows that have a target."
+            )
         first, rows = found[0][0], None
         for path, tensor in found:
             if tensor.ndim == 0:
@@ -183,10 +199,10 @@ class Batch:
         example = with_targets[0].targets
         assert example is not None
         blank = [
-            example.new_zeros((batch.size, *example.shape[1:])) if batch.targets is None
-            else batch.targets
+            batch.targets if batch.targets is not None
+            else example.new_zeros((batch.size, *example.shape[1:]))
             for batch in batches
-        ]
+        ]  # fmt: skip
         whole = len(with_targets) == len(batches) and all(b.mask is None for b in batches)
         mask = None if whole else torch.cat([batch.rows_with_target() for batch in batches])
         return Batch(inputs, torch.cat(blank), mask, _join_indices(batches))

@@ -7,7 +7,8 @@ of workers changes nothing.
 
 from __future__ import annotations
 
-import random
+import copy
+import itertools
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 from whet import seeding
 from whet.batch import Batch
 from whet.errors import InputError
-from whet.rows import Arrays, Collate, Rows, Samples, open_rows
+from whet.rows import Arrays, Collate, Rows, Samples, open_rows, seed_all
 
 class _Order:
     """A batch sampler whose epoch can be set, so that workers live on between epochs."""
@@ -60,7 +61,7 @@ class RowLoader:
     def __init__(
         self, rows: Rows, batch_size: int, seed: int = 0, purpose: str = "train",
         *, shuffle: bool = True, drop_last: bool = False, workers: int = 0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if len(rows) == 0:
             raise InputError(f"the data to {purpose} on is empty: it has no rows.")
         if batch_size < 1:
@@ -91,21 +92,20 @@ class RowLoader:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, beginning with batch `start`."""
         order, size = self.order(number), self.batch_size
-        spots = [(at * size, order[at * size : (at + 1) * size])
-                 for at in range(start, self.batches)]  # fmt: skip
+        spots = range(start * size, self.batches * size, size)
         if isinstance(self.rows, Arrays):
-            for _, rows in spots:
-                yield self.rows.fetch(rows, ())
+            for at in spots:
+                yield self.rows.fetch(order[at : at + size], ())
             return
         base = seeding.key(self.seed, self.purpose, "sample", number)
-        keyed = [(rows, [seeding.mix(base, at + n) for n in range(len(rows))])
-                 for at, rows in spots]  # fmt: skip
+        keyed = (_keyed(base, at, order[at : at + size]) for at in spots)
         if self.workers == 0:
             for rows, keys in keyed:
                 yield self.rows.fetch(rows, keys)
             return
-        self._sampler.plan = [list(zip(rows.tolist(), keys, strict=True)) for rows, keys in keyed]
-        for (rows, _), raw in zip(keyed, self._open_pool(self.rows), strict=True):
+        plan = list(keyed)
+        self._sampler.plan = [list(zip(rows.tolist(), keys, strict=True)) for rows, keys in plan]
+        for (rows, _), raw in zip(plan, self._open_pool(self.rows), strict=True):
             yield Batch.of(raw, indices=rows)
 
     def _open_pool(self, rows: Samples) -> DataLoader[Any]:
@@ -117,17 +117,39 @@ class RowLoader:
         return self._pool
 
 
+def _keyed(base: int, at: int, rows: Tensor) -> tuple[Tensor, list[int]]:
+    return rows, [seeding.mix(base, at + n) for n in range(len(rows))]
+
+
 class StreamLoader:
     """A ready DataLoader or an iterable Dataset, in its user's own order.
 
-    Entering an epoch in the middle replays its beginning; the user's own augmentation draws from
-    global generators, so that this is not promised to the bit.
+    The generators that an order and an augmentation draw from, unless they are the user's own,
+    are seeded by position. Entering an epoch in the middle replays its beginning, which is not
+    promised to the bit: a source may have state that nobody sees.
+
+    Args:
+        source: the DataLoader or iterable Dataset.
+        batch_size, drop_last, collate: of an iterable Dataset; a DataLoader has its own.
+        seed: the run's seed.
+        purpose: who reads. Only `train` moves the source's own generators and epoch.
     """
 
-    def __init__(self, source: Any, batch_size: int, seed: int, purpose: str = "train") -> None:
-        ready = isinstance(source, DataLoader)
-        self.source = source if ready else DataLoader(source, batch_size=batch_size)
+    def __init__(
+        self, source: Any, batch_size: int, seed: int = 0, purpose: str = "train",
+        *, drop_last: bool = False, collate: Collate | None = None,
+    ) -> None:  # fmt: skip
+        if isinstance(source, DataLoader):
+            # a twin: the workers of one DataLoader would leave its live iterator for a second one
+            self.source = copy.copy(source)
+            self.source._iterator = None
+        else:
+            self.source = DataLoader(
+                source, batch_size=batch_size, drop_last=drop_last, collate_fn=collate
+            )
         self.seed, self.purpose = seed, purpose
+        if self.batches == 0:
+            raise self._empty()
 
     @property
     def batches(self) -> int | None:
@@ -139,28 +161,47 @@ class StreamLoader:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, beginning with batch `start`."""
-        for owner in (self.source.sampler, self.source.dataset):
-            if hasattr(owner, "set_epoch"):
-                owner.set_epoch(number)
-        key = seeding.key(self.seed, self.purpose, "order", number)
-        seeding.seed_default(key)
-        random.seed(key)
-        empty = True
-        for at, raw in enumerate(self.source):
-            empty = False
+        own = [] if self.purpose == "train" else [(g, g.get_state()) for g in self._generators()]
+        if self.purpose == "train":
+            for owner in (self.source.sampler, self.source.batch_sampler, self.source.dataset):
+                if hasattr(owner, "set_epoch"):
+                    owner.set_epoch(number)
+        try:
+            yield from self._read(seeding.key(self.seed, self.purpose, "order", number), start)
+        finally:
+            for generator, state in own:
+                generator.set_state(state)
+
+    def _read(self, key: int, start: int) -> Iterator[Batch]:
+        seed_all(key)
+        batches = iter(self.source)
+        for at in itertools.count():
+            seed_all(seeding.mix(key, at))
+            try:
+                raw = next(batches)
+            except StopIteration:
+                if at == 0:
+                    raise self._empty() from None
+                return
             if at >= start:
                 yield Batch.of(raw)
-        if empty:
-            raise InputError(
-                f"the loader to {self.purpose} on gave no batch in epoch {number}: it is empty "
-                "(or drop_last left nothing of it)."
-            )
+
+    def _generators(self) -> list[torch.Generator]:
+        chain = (self.source, self.source.sampler, self.source.batch_sampler)
+        found = [getattr(owner, "generator", None) for owner in chain]
+        return [one for one in found if isinstance(one, torch.Generator)]
+
+    def _empty(self) -> InputError:
+        return InputError(
+            f"the loader to {self.purpose} on gives no batch: it is empty (or drop_last left "
+            "nothing of it)."
+        )
 
 
 def open_loader(
     data: Any, batch_size: int, seed: int = 0, purpose: str = "train", *, shuffle: bool = True,
     drop_last: bool = False, workers: int = 0, collate: Collate | None = None,
-) -> Epochs:
+) -> Epochs:  # fmt: skip
     """A loader for whatever the user has.
 
     >>> loader = open_loader((torch.zeros(10, 2), torch.zeros(10)), batch_size=4)
@@ -169,7 +210,7 @@ def open_loader(
     """
     rows = open_rows(data, collate, f"the data to {purpose} on")
     if rows is None:
-        return StreamLoader(data, batch_size, seed, purpose)
+        return StreamLoader(data, batch_size, seed, purpose, drop_last=drop_last, collate=collate)
     return RowLoader(
         rows, batch_size, seed, purpose, shuffle=shuffle, drop_last=drop_last, workers=workers
     )

@@ -44,7 +44,7 @@ class Layer(IntEnum):
 
 
 class Resource(Enum):
-    """What a method may claim: `owns` excludes every other claim, `uses` shares with other users."""
+    """What a method may claim: `owns` excludes every other claim, `uses` shares with users."""
 
     EVALUATION_WEIGHTS = "evaluation weights"
     OBJECTIVE = "objective"

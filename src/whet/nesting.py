@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
@@ -80,31 +79,29 @@ def check_same(saved: Sequence[str], here: Sequence[str]) -> None:
 
 
 def _sorted(methods: Sequence[Method]) -> list[Method]:
-    rank = {id(m): (m.layer, at) for at, m in enumerate(methods)}
-    forced = {
-        (id(a), id(b)) for a in methods for b in methods if b.name in a.outside and a is not b
-    }
-    inner: dict[int, list[Method]] = {id(m): [] for m in methods}
-    waits = {id(m): 0 for m in methods}
-    for a in methods:
-        for b in methods:
-            by_layer = a.layer < b.layer and (id(b), id(a)) not in forced
-            if by_layer or (id(a), id(b)) in forced:
-                inner[id(a)].append(b)
-                waits[id(b)] += 1
-    ready = [(rank[id(m)], m) for m in methods if waits[id(m)] == 0]
-    heapq.heapify(ready)
+    """By layer and as listed, except that what declares itself outside of another goes before it.
+
+    Layers are a preference and `outside` is not, so a method may step over several layers.
+    """
+    ranked = sorted(methods, key=lambda method: method.layer)  # stable
     result: list[Method] = []
-    while ready:
-        _, method = heapq.heappop(ready)
+    entered: list[Method] = []
+
+    def place(method: Method) -> None:
+        if method in result:
+            return
+        if method in entered:
+            stuck = ", ".join(m.key for m in entered[entered.index(method) :])
+            raise Clash(f"{stuck} each want to stand outside the other: remove one `outside`.")
+        entered.append(method)
+        for other in ranked:
+            if other is not method and method.name in other.outside:
+                place(other)
+        entered.pop()
         result.append(method)
-        for other in inner[id(method)]:
-            waits[id(other)] -= 1
-            if waits[id(other)] == 0:
-                heapq.heappush(ready, (rank[id(other)], other))
-    if len(result) < len(methods):
-        stuck = ", ".join(m.key for m in methods if m not in result)
-        raise Clash(f"{stuck} each want to stand outside the other: remove one `outside`.")
+
+    for method in ranked:
+        place(method)
     return result
 
 

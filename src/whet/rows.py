@@ -34,20 +34,27 @@ def as_tensor(value: Any, what: str = "inputs") -> Any:
             f"{what} has dtype {array.dtype}; whet trains on numbers. Encode text and categories "
             "as integers first (for example sklearn.preprocessing.OrdinalEncoder)."
         )
+    # copied, so that what is trained on never changes under the engine, nor the user's own
     if array.dtype.kind == "f":
-        return torch.as_tensor(array.astype(np.float64)).to(torch.get_default_dtype())
-    return torch.as_tensor(array if array.dtype == bool else array.astype(np.int64))
+        plain = np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+        return torch.from_numpy(np.array(array, plain, order="C")).to(torch.get_default_dtype())
+    return torch.from_numpy(np.array(array, bool if array.dtype == bool else np.int64, order="C"))
 
 
 def _frame(frame: Any, what: str) -> np.ndarray[Any, Any]:
-    columns = frame.dtypes.items() if hasattr(frame, "columns") else [(frame.name, frame.dtype)]
+    several = hasattr(frame, "columns")
+    columns = list(frame.dtypes.items()) if several else [(frame.name, frame.dtype)]
     odd = [str(name) for name, dtype in columns if getattr(dtype, "kind", "O") not in "fiub"]
     if odd:
         raise InputError(
-            f"{what}: column{'s' if len(odd) > 1 else ''} {', '.join(odd)} of the DataFrame "
-            "hold no plain numbers. Encode them as integers or drop them."
+            f"{what}: column{'s' if len(odd) > 1 else ''} {', '.join(odd)} of the "
+            f"{type(frame).__name__} hold no plain numbers. Encode them as integers or drop them."
         )
-    return np.asarray(frame.to_numpy())
+    array: np.ndarray[Any, Any] = frame.to_numpy()
+    if array.dtype.kind == "O":  # columns of several kinds, or of pandas' own nullable ones
+        real = any(dtype.kind == "f" for _, dtype in columns) or bool(frame.isna().to_numpy().any())
+        array = frame.to_numpy(np.float64, na_value=np.nan) if real else frame.to_numpy(np.int64)
+    return array
 
 
 class Arrays:
@@ -64,16 +71,22 @@ class Arrays:
         return self.whole.take(rows).replace(indices=rows)
 
 
+def seed_all(key: int) -> None:
+    """Seed what a Dataset's or collate function's own code may draw from."""
+    seeding.seed_default(key)
+    random.seed(key)
+    np.random.seed(key & 0xFFFFFFFF)  # noqa: NPY002 - what users' code draws from
+
+
 @contextmanager
-def _drawing(key: int) -> Iterator[None]:
-    """Torch's, Python's and numpy's generators seeded by position, and put back."""
-    state = np.random.get_state()
-    with seeding.borrowed(key):
-        np.random.seed(key & 0xFFFFFFFF)
+def _kept() -> Iterator[None]:
+    """Torch's, Python's and numpy's generators put back."""
+    state = np.random.get_state()  # noqa: NPY002
+    with seeding.borrowed():
         try:
             yield
         finally:
-            np.random.set_state(state)
+            np.random.set_state(state)  # noqa: NPY002
 
 
 class _Seeded(Dataset[Any]):
@@ -84,8 +97,8 @@ class _Seeded(Dataset[Any]):
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, Any]:
         row, key = item
-        with _drawing(key):
-            return key, self.dataset[row]
+        seed_all(key)
+        return key, self.dataset[row]
 
 
 class _SeededCollate:
@@ -95,8 +108,8 @@ class _SeededCollate:
         self.collate = collate
 
     def __call__(self, keyed: list[tuple[int, Any]]) -> Any:
-        with _drawing(seeding.mix(keyed[0][0], 0)):
-            return self.collate([sample for _, sample in keyed])
+        seed_all(seeding.mix(keyed[0][0], 0))
+        return self.collate([sample for _, sample in keyed])
 
 
 class Samples:
@@ -112,7 +125,9 @@ class Samples:
     def fetch(self, rows: Tensor, keys: Sequence[int]) -> Batch:
         """The collated batch of these rows, each drawn under its own key."""
         pairs = zip(rows.tolist(), keys, strict=True)
-        return Batch.of(self.collate([self.seeded[pair] for pair in pairs]), indices=rows)
+        with _kept():  # once for the batch: keeping numpy's costs more than seeding a sample
+            raw = self.collate([self.seeded[pair] for pair in pairs])
+        return Batch.of(raw, indices=rows)
 
 
 Rows = Arrays | Samples
@@ -140,6 +155,11 @@ def open_rows(data: Any, collate: Collate | None = None, what: str = "the data")
     if isinstance(data, tuple) and len(data) == 2:
         inputs, targets = as_tensor(data[0]), data[1]
         return Arrays(Batch(inputs, None if targets is None else as_tensor(targets, "targets")))
+    if isinstance(data, tuple):
+        raise InputError(
+            f"{what} is a tuple of {len(data)}; give (inputs, targets), and several inputs as "
+            "((a, b), targets) or a mapping with 'labels'."
+        )
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return Samples(data, collate)
     raise InputError(

@@ -64,6 +64,8 @@ def choice(default: Any, *choices: object) -> Any:
 
 def fields(kind: type) -> list[dataclasses.Field[Any]]:
     """The constructor's settings of a dataclass."""
+    if not dataclasses.is_dataclass(kind):
+        return []  # a method without settings need not be one
     return [field for field in dataclasses.fields(kind) if field.init]
 
 

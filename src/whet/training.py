@@ -13,7 +13,8 @@ from whet import seeding
 from whet.batch import Batch
 from whet.errors import InputError, UnknownName
 from whet.forward import Forward, Window
-from whet.loading import Epochs, Rows, Samples, open_rows
+from whet.loading import Epochs
+from whet.rows import Rows, Samples, open_rows
 
 if TYPE_CHECKING:
     from whet.method import Method

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from tests.contract.case import Case
 from tests.contract.fixture import (
-    Net, close, data, equal, make_model, make_run, make_stack, make_task, weights,
+    Net,
+    close,
+    data,
+    equal,
+    make_model,
+    make_run,
+    make_stack,
+    make_task,
+    weights,
 )  # fmt: skip
 from tests.contract.found import case, names
 from whet import methods, seeding
@@ -67,7 +75,7 @@ def test_declares_itself(name: str) -> None:
     kind = methods.registry()[name]
     assert kind.name == name
     assert isinstance(kind.card, Card)
-    assert kind.card.title and kind.card.cost and kind.card.avoid_when
+    assert all([kind.card.title, kind.card.cost, kind.card.avoid_when])
     assert isinstance(kind.neutral, str) or set(kind.neutral) <= set(kind().settings())
     doc = kind.__doc__ or ""
     for part in ("Args:", "Cost:", "Paper:", ">>>"):
@@ -269,7 +277,8 @@ def test_accumulation_equals_one_batch(name: str) -> None:
     """Six and four rows in two micro-batches, or ten in one."""
     about = case(name)
     if about.accumulates is not True:
-        assert isinstance(about.accumulates, str) and len(about.accumulates) > 20
+        assert isinstance(about.accumulates, str)
+        assert len(about.accumulates) > 20, "say why not"
         return
     parts = [Batch.of(data()).take(slice(0, 6)), Batch.of(data()).take(slice(6, 10))]
     stacks = [make_stack([about.method], coupled=False) for _ in range(2)]

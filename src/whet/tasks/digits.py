@@ -55,7 +55,8 @@ class DigitsNet(nn.Module):
         """Images `(N, 1, 8, 8)` in [0, 1] to logits `(N, 10)`."""
         x = F.max_pool2d(self.norm1(self.conv1(images)).relu(), 2)
         x = F.max_pool2d(self.norm2(self.conv2(x)).relu(), 2)
-        return self.head(self.dropout(self.hidden(x.flatten(1)).relu()))
+        logits: Tensor = self.head(self.dropout(self.hidden(x.flatten(1)).relu()))
+        return logits
 
 
 def shift(images: Tensor, generator: torch.Generator) -> Tensor:
