@@ -80,8 +80,7 @@ class Batch:
         if isinstance(self.inputs, Tensor) and self.mask is None and self.indices is None:
             shape, targets = self.inputs.shape, self.targets  # the common case, kept quick
             if shape and (
-                targets is None
-                or (isinstance(targets, Tensor) and targets.shape[:1] == shape[:1])
+                targets is None or (isinstance(targets, Tensor) and targets.shape[:1] == shape[:1])
             ):
                 return
         self._check_rows()

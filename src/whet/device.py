@@ -57,7 +57,8 @@ def open_fabric(
     from lightning_fabric.plugins import MixedPrecision
 
     mixed = MixedPrecision(PRECISIONS[precision], device.type, scaler)  # type: ignore[arg-type]
-    return Fabric(accelerator=device.type, devices=1, plugins=[mixed])
+    which = 1 if device.index is None else [device.index]
+    return Fabric(accelerator=device.type, devices=which, plugins=[mixed])
 
 
 def surroundings(device: torch.device, precision: str) -> dict[str, Any]:
@@ -69,5 +70,6 @@ def surroundings(device: torch.device, precision: str) -> dict[str, Any]:
         "device": str(device),
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "world_size": 1,
     }

@@ -21,6 +21,7 @@ from whet.batch import Batch
 from whet.errors import InputError
 from whet.rows import Arrays, Collate, Rows, Samples, open_rows, seed_all
 
+
 class _Order:
     """A batch sampler whose epoch can be set, so that workers live on between epochs."""
 

@@ -53,6 +53,16 @@ def still_statistics(model: nn.Module) -> Iterator[None]:
             norm.running_mean, norm.running_var = mean, var
 
 
+@contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Running statistics are on exit what they were on entering."""
+    saved = [(b, b.clone()) for norm in batch_norms(model).values() for b in norm.buffers()]
+    try:
+        yield
+    finally:
+        put_back(saved)
+
+
 def match(names: Sequence[str], pattern: str) -> list[str]:
     """Names that equal the pattern, match it as a glob, or lie below it (`encoder`)."""
     return [

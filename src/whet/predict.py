@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ State = dict[str, Tensor]
 
 def model_state(module: nn.Module) -> State:
     """A copy of all parameters and buffers that a checkpoint would hold."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    copies: dict[int, Tensor] = {}  # of tied weights there is one
+    state = module.state_dict(keep_vars=True)
+    for tensor in state.values():
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.detach().clone()
+    return {name: copies[id(tensor)] for name, tensor in state.items()}
 
 
 class Predictor(ABC):
@@ -62,13 +68,14 @@ class Predictor(ABC):
         """A predictor from a file, with a model of the same architecture."""
         from safetensors import SafetensorError, safe_open
 
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         try:
             with safe_open(str(path), framework="pt") as file:
                 about = json.loads((file.metadata() or {})["whet"])
                 states: list[State] = [{} for _ in range(about["members"])]
                 for key in file.keys():  # noqa: SIM118 - not a mapping
                     at, name = key.split("/", 1)
-                    states[int(at)][name] = file.get_tensor(key)
+                    states[int(at)][name] = file.get_tensor(key).to(device)
         except (SafetensorError, KeyError, OSError) as error:
             raise CheckpointError(f"{path} is no predictor that whet saved: {error}") from error
         _check_architecture(model, states[0], path)
@@ -77,12 +84,14 @@ class Predictor(ABC):
 
 
 def _check_architecture(model: nn.Module, state: State, path: object) -> None:
-    have, want = set(model.state_dict()), set(state)
+    have = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    want = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if have != want:
-        lost, new = sorted(want - have), sorted(have - want)
+        odd = [name for name in sorted(have | want) if have.get(name) != want.get(name)]
+        told = [f"{name} {want.get(name, 'missing')} ({have.get(name, 'none')})" for name in odd]
         raise CheckpointError(
-            f"{path} fits another model: it holds {lost[:5]} that the model lacks, and lacks "
-            f"{new[:5]}. Build the model that was trained."
+            f"{path} fits another model; in the file (and in this model): "
+            f"{', '.join(told[:6])}. Build the model that was trained."
         )
 
 
@@ -94,8 +103,8 @@ class ModelPredictor(Predictor):
 
     def __init__(
         self, model: nn.Module, state: State, kind: Family,
-        autocast: Callable[[], Any] | None = None,
-    ) -> None:
+        autocast: Callable[[], Any] = nullcontext,
+    ) -> None:  # fmt: skip
         self.model, self.state, self.family, self.autocast = model, state, kind, autocast
 
     @classmethod
@@ -110,12 +119,9 @@ class ModelPredictor(Predictor):
         device = next(iter(self.state.values())).device if self.state else torch.device("cpu")
         inputs = batch.to(device).inputs
         args, kwargs = _arguments(inputs)
-        with torch.no_grad(), evaluation_mode(self.model):
-            if self.autocast is None:
-                output = functional_call(self.model, self.state, args, kwargs)
-            else:
-                with self.autocast():
-                    output = functional_call(self.model, self.state, args, kwargs)
+        with torch.no_grad(), evaluation_mode(self.model), self.autocast():
+            # not tied: weights that are one in the model may come from a file as two
+            output = functional_call(self.model, self.state, args, kwargs, tie_weights=False)
         return self.family.probabilities(objectives.logits(output).float())
 
 
@@ -149,8 +155,7 @@ def predict(predictor: Predictor, batches: Iterable[Batch]) -> tuple[Any, Any]:
     for batch in batches:
         if batch.targets is None:
             continue
-        output = predictor(batch).cpu()
-        truth = batch.targets.cpu()
+        output, truth = predictor.family.align(predictor(batch).cpu(), batch.targets.cpu())
         mask = predictor.family.item_mask(truth)
         rows = None if batch.mask is None else batch.mask.cpu()
         if mask is None:

@@ -14,7 +14,7 @@ from whet import checkpoint, modes, objectives, optim, seeding
 from whet import device as devices
 from whet import predict as prediction
 from whet.batch import Batch
-from whet.errors import CheckpointError, InputError
+from whet.errors import CheckpointError, InputError, UnknownName
 from whet.loading import Epochs, open_loader
 from whet.predict import Predictor, model_state
 from whet.stack import Stack
@@ -58,10 +58,17 @@ class Run:
         evaluate_every: int | None = None, checkpoint_every: int | None = None, keep: int = 2,
         on_update: Callable[[Run], None] | None = None,
     ) -> None:  # fmt: skip
+        counts = {
+            "evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every, "keep": keep,
+        }  # fmt: skip
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise InputError(f"{name} is {count}; it must be at least 1.")
         self.device = devices.pick(device)
         devices.check(self.device, precision)
         self.task, self.seed = task, seed
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe([recipe])
+        self.recipe.check()
         self.folder = Path(folder) if folder is not None else None
         self.evaluate_every, self.checkpoint_every, self.keep = (
             evaluate_every, checkpoint_every, keep)  # fmt: skip
@@ -74,7 +81,9 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self._carried: dict[str, Any] = {}
-        self._enter(self.recipe.stages[0])
+        if self.stage.starts_from not in ("training", "evaluation"):
+            self._take_artifact(self.stage.starts_from)
+        self._enter(self.stage)
         self._resume()
 
     # stages ----------------------------------------------------------------------------------
@@ -110,10 +119,10 @@ class Run:
             run.model = self.fabric.setup_module(self.module)
             run.autocast = self.fabric.autocast
         run.heads.to(self.device)
-        run.score = self._score if self._judges() else None
+        self._judges = self._has_judgement()
+        run.score = self._score if self._judges else None
         self.stack.carry(self._carried)
         self.stack.set_scheduler(optim.schedule(stage.schedule, self.stack.optimizer, length))
-        self._frozen = frozen
 
     def _hand_over(self) -> None:
         """Leave a finished stage: what the next one starts from, and what lives on."""
@@ -127,13 +136,18 @@ class Run:
                 weights = model_state(self.module)
             self.module.load_state_dict(weights)
         elif start != "training":
-            weights = Predictor.load(start, self.module).members()[0]
-            self.module.load_state_dict(weights)
+            self._take_artifact(start)
         self.stage_number, self._offset = self.stage_number + 1, 0
         self._enter(self.stage)
         for name, head in heads.items():
             if name in self.stack.run.heads and name in kept:
                 self.stack.run.heads[name].load_state_dict(head.state_dict())
+
+    def _take_artifact(self, path: str) -> None:
+        members = Predictor.load(path, self.module).members()
+        if len(members) > 1:
+            raise InputError(f"{path} holds {len(members)} models; a stage starts from one.")
+        self.module.load_state_dict(members[0])
 
     # the loop --------------------------------------------------------------------------------
     def fit(self, until: int | None = None) -> Self:
@@ -145,6 +159,7 @@ class Run:
                 self._hand_over()
                 continue
             self._train_stage(until)
+        self.stack.settle()
         if self.folder is not None and self._saved_at != self.updates:
             self.save()
         return self
@@ -164,8 +179,8 @@ class Run:
         while True:
             batches = self.loader.epoch(run.epoch, self._offset)
             while window := list(islice(batches, size)):
-                self._offset += len(window)
-                self._last = self.loader.batches is not None and self._offset >= self.loader.batches
+                seen, known = self._offset + len(window), self.loader.batches
+                self._last = known is not None and seen >= known
                 yield window
                 if self._last:
                     break
@@ -178,20 +193,21 @@ class Run:
 
     def _update(self, batches: list[Batch]) -> bool:
         happened = self.stack.step(batches)
+        self._offset += len(batches)
         if self._last:  # before a checkpoint can be due, so that it stands at the next epoch
             self._end_epoch()
         self.updates += happened
-        if self.on_update is not None:
+        if happened and self.on_update is not None:
             self.on_update(self)
         return happened
 
     def _due(self, ended: bool) -> None:
-        if self._judges() and (ended or _divides(self.evaluate_every, self.updates)):
+        if self._judges and (ended or _divides(self.evaluate_every, self.updates)):
             self._note(self.evaluate("select"))
         if self.folder is not None and (ended or _divides(self.checkpoint_every, self.updates)):
             self.save()
 
-    def _judges(self) -> bool:
+    def _has_judgement(self) -> bool:
         # the task's parts are judged by the task's kind of target; a stage that pre-trains with
         # another kind, or without targets, has nothing to be judged by
         here = self.stack.objective.family.name
@@ -213,6 +229,8 @@ class Run:
         return prediction.evaluate(self.predictor(), self._part(part), self.task.metrics)
 
     def _part(self, part: str) -> Iterator[Batch]:
+        if part not in ("train", "select", "judge"):
+            raise UnknownName("part", part, ("train", "select", "judge"))
         data = getattr(self.task, part)
         if data is None:
             raise InputError(f"the task has no {part} part to evaluate on: give it {part}=.")
@@ -285,7 +303,7 @@ class Run:
         self._enter(self.stage)
         modes.load_state(self.module, state["model"])
         self.stack.load_state_dict(state["stack"])
-        self.stack.optimizer.load_state_dict(state["optimizer"])
+        optim.load_state(self.stack.optimizer, state["optimizer"])
         if state["scheduler"] is not None and self.stack.run.scheduler is not None:
             self.stack.run.scheduler.load_state_dict(state["scheduler"])
         if self.scaler is not None and state["scaler"] is not None:

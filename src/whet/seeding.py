@@ -39,7 +39,7 @@ def key(*position: int | str) -> int:
     """
     result = 0
     for part in position:
-        result = mix(result, word(part) if isinstance(part, str) else part)
+        result = mix(result, word(part) if isinstance(part, str) else int(part))
     return result
 
 

@@ -167,14 +167,12 @@ class Stack:
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite; before the update on a CPU, one step late
-                on an accelerator, and never where a scaler will skip the step.
+                on an accelerator (see `settle`), never where a scaler will skip the step.
         """
         run = self.run
         if not self._open:
             self.open()
-        run.current = window
-        run.zero_grad()
-        run.forget_staged()
+        run.open_window(window)
         self._watch.begin(run)
         self._now.gradients(window)
         self._watch.end(run)
@@ -195,6 +193,10 @@ class Stack:
         self._watch.saw(self.run, forward, loss)
         if loss.requires_grad:
             self._send_back(loss)
+
+    def settle(self) -> None:
+        """Raise where the last window's loss was not finite; an accelerator is waited for."""
+        self._watch.settle()
 
     def update(self) -> bool:
         """Unscale, `before_update`, the optimizer's step, `after_update`; whether it happened."""
@@ -221,7 +223,6 @@ class Stack:
     def after_update(self, happened: bool) -> None:
         """Advance: everything where the update happened, only the window where it did not."""
         run = self.run
-        assert run.current is not None
         if happened:
             run.updates += 1
             if run.scheduler is not None:
@@ -229,8 +230,7 @@ class Stack:
             for method in self._now.after_update:
                 method(run)
         self._watch.updated(run, happened)
-        run.window += 1
-        run.micros += run.current.micros
+        run.close_window()
         if run.updates >= self._next_cut:
             self._activate()
 
@@ -243,11 +243,13 @@ class Stack:
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluation mode under the weights and buffers that are judged; undone on exit."""
         self.open()
+        self.settle()
         return judging.evaluating(self.run, self._active)
 
     def predictor(self) -> Predictor:
         """What is judged and exported: a copy that later training does not touch."""
         self.open()
+        self.settle()
         return judging.predictor(self.run, self._active)
 
     # moments that the host announces ---------------------------------------------------------
@@ -269,11 +271,12 @@ class Stack:
 
     def state_dict(self) -> dict[str, Any]:
         """Position, methods' states and what they built; model and optimizer are the host's."""
+        self.settle()  # weights that a NaN has reached must not be saved
         return {
             "position": self.run.state_dict(),
             "heads": self.run.heads.state_dict(),
             "methods": [m.key for m in self.methods],
-            "states": {m.key: m.state_dict() for m in self._active},
+            "states": {**self._carried, **{m.key: m.state_dict() for m in self._active}},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

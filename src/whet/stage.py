@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whet import methods as catalogue
+from whet import nesting
 from whet.errors import InputError
 from whet.method import Method
 
@@ -88,6 +89,17 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise InputError("a Recipe needs at least one Stage.")
+
+    def check(self) -> None:
+        """Refuse, before the first stage is trained, what a later one could not be trained with.
+
+        Raises:
+            Clash, InputError: methods, their order, or a schedule beside its owner.
+        """
+        for stage in self.stages:
+            methods = nesting.arrange(self.methods_of(stage))
+            if stage.schedule is not None:
+                nesting.check_schedule(methods)
 
     def methods_of(self, stage: Stage) -> list[Method]:
         """Fresh copies of the methods that take part in a stage."""

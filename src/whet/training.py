@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ class Training:
         self, model: nn.Module, objective: Objective, *, seed: int = 0, stage: int = 0,
         rank: int = 0, updates: int | None = None, resources: Mapping[str, Any] | None = None,
         train: Callable[[str], Epochs] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.module = model
         self.model: Callable[..., Any] = model  # the callable: compiled, or wrapped for a device
         self.objective = objective
@@ -67,8 +68,11 @@ class Training:
         self._batch: Batch | None = None
         self._forward: Callable[[Batch], Forward] | None = None
         self._staged: dict[tuple[str, int], Any] = {}
+        self.drawn: dict[str, int] = {}  # rows of each resource that earlier windows took
+        self._drawing: dict[str, dict[int, int]] = {}  # and this window's micro-batches
         self._holds = ExitStack()
         self._held: set[str] = set()
+        self._loaders: dict[str, Epochs] = {}
         self._rows: dict[str, tuple[Rows, dict[int, Tensor]]] = {}
         self._base = seeding.key(seed, stage, rank)
 
@@ -91,6 +95,21 @@ class Training:
         return torch.Generator().manual_seed(self.key(method, *more))
 
     # passes ----------------------------------------------------------------------------------
+    def open_window(self, window: Window) -> None:
+        """Enter a window; the stack calls this."""
+        self.current = window
+        self.zero_grad()
+        self.forget_staged()
+        self._drawing.clear()
+
+    def close_window(self) -> None:
+        """Leave the window, whether its update happened or not."""
+        assert self.current is not None
+        self.window += 1
+        self.micros += self.current.micros
+        for name, taken in self._drawing.items():
+            self.drawn[name] = self.drawn.get(name, 0) + sum(taken.values())
+
     def open_micro(self, number: int, batch: Batch, forward: Callable[[Batch], Forward]) -> None:
         """Enter a micro-batch; the stack calls this."""
         self.micro, self._batch, self._forward = number, batch, forward
@@ -106,7 +125,10 @@ class Training:
     def again(self, *, fresh: bool = False) -> Forward:
         """Repeat this micro-batch's forward, with the same dropout masks unless `fresh`."""
         if self._batch is None or self._forward is None:
-            raise InputError("run.again() belongs inside a micro-batch's forward or backward.")
+            raise InputError(
+                "run.again() belongs inside a micro-batch: in a method's `backward`. In `forward`, "
+                "call `inner` again."
+            )
         if not fresh:
             seeding.seed_default(self.position())
         return self._forward(self._batch)
@@ -176,11 +198,13 @@ class Training:
                 f"{purpose} reads the training data, and this stack was given none: pass "
                 "data=(inputs, targets), a Dataset or a DataLoader to Stack."
             )
-        for batch in self.train(purpose).epoch(0):
+        if purpose not in self._loaders:
+            self._loaders[purpose] = self.train(purpose)
+        for batch in self._loaders[purpose].epoch(0):
             yield batch.to(self.device)
 
     def draw(self, name: str, rows: int, method: Method) -> Batch:
-        """`rows` rows of a resource, as a function of position: epochs without replacement."""
+        """`rows` rows of a resource, in epochs without replacement; a replay gets the same ones."""
         if name not in self._rows:
             opened = open_rows(self.resource(name, method), what=f"resource {name!r}")
             if opened is None or len(opened) == 0:
@@ -190,11 +214,18 @@ class Training:
                 )
             self._rows[name] = (opened, {})
         source, orders = self._rows[name]
-        first = (self.micros + self.micro) * rows
+        first = self._first(name, rows)
         taken = self._rows_at(source, orders, name, first, rows)
         samples = isinstance(source, Samples)
         keys = [seeding.key(self._base, name, "sample", first + n) for n in range(rows * samples)]
         return source.fetch(taken, keys).to(self.device)
+
+    def _first(self, name: str, rows: int) -> int:
+        # by rows and not by micro-batches, so that a shorter batch leaves no gap and repeats nothing
+        taken = self._drawing.setdefault(name, {})
+        taken[self.micro] = max(rows, taken.get(self.micro, 0))
+        earlier = sum(count for micro, count in taken.items() if micro < self.micro)
+        return self.drawn.get(name, 0) + earlier
 
     def _rows_at(
         self, source: Rows, orders: dict[int, Tensor], name: str, first: int, count: int
@@ -216,9 +247,9 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Where training stands."""
         names = ("window", "updates", "micros", "epoch")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"drawn": dict(self.drawn)}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Stand where the state says."""
         for name, value in state.items():
-            setattr(self, name, value)
+            setattr(self, name, copy.copy(value))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,41 +16,66 @@ from whet.training import Training
 PATIENCE = 50  # a scaler that starts at 2**16 is down to 2**-34 after as many overflows
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What is kept of a pass: enough to name bad rows, and neither its output nor its graph."""
+
+    loss: Tensor
+    losses: Tensor
+    mask: Tensor | None
+    terms: Sequence[tuple[str, Tensor]]
+    indices: Tensor | None
+    first: bool
+
+    @classmethod
+    def of(cls, forward: Forward, loss: Tensor, first: bool) -> Seen:
+        """A pass, detached."""
+        terms = [(term.name, term.values.detach()) for term in forward.terms]
+        losses, indices = forward.losses.detach(), forward.batch.indices
+        return cls(loss.detach(), losses, forward.mask, terms, indices, first)
+
+
 class LossWatch:
     """The losses of the last window, checked at once on a CPU and one step late elsewhere."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[Forward, Tensor]] = []
+        self._seen: list[Seen] = []
         self._micros: set[int] = set()
-        self._late: tuple[str, list[tuple[Forward, Tensor]]] | None = None
+        self._late: tuple[tuple[int, int, int], list[Seen]] | None = None
         self._skipped = 0
         self._buffers: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, run: Training) -> None:
         """A window begins; on an accelerator the window before it is checked now."""
-        if self._late is not None:
-            where, seen = self._late
-            self._late = None
-            _check(seen, where)
+        self.settle()
         self._seen, self._micros = [], set()
         if run.scaler is not None:
-            self._buffers = modes.copy_buffers(run.module)
+            both = (run.module, run.heads)
+            self._buffers = [pair for module in both for pair in modes.copy_buffers(module)]
 
     def saw(self, run: Training, forward: Forward, loss: Tensor) -> None:
-        """A micro-batch's loss; replays and second passes are not counted again."""
-        if run.micro not in self._micros:
-            self._micros.add(run.micro)
-            self._seen.append((forward, loss.detach()))
+        """A pass of a micro-batch: its first one, a replay, or a method's second."""
+        first = run.micro not in self._micros
+        self._micros.add(run.micro)
+        self._seen.append(Seen.of(forward, loss, first))
 
     def end(self, run: Training) -> None:
         """The window is through; its update has not happened."""
         if run.scaler is not None:
             return  # an overflow is the scaler's to handle; see `updated`
-        where = f"stage {run.stage_number}, update {run.updates} (window {run.window})"
+        self._late = ((run.stage_number, run.updates, run.window), self._seen)
         if run.device.type == "cpu":
-            _check(self._seen, where)
-        else:
-            self._late = (where, self._seen)
+            self.settle()
+
+    def settle(self) -> None:
+        """Check what is not checked yet; an accelerator is waited for.
+
+        Raises:
+            NonFiniteLoss: naming the step and the rows.
+        """
+        if self._late is not None:
+            (position, seen), self._late = self._late, None
+            _check(seen, position)
 
     def updated(self, run: Training, happened: bool) -> None:
         """Undo what a skipped update's forward moved, and count such updates in a row."""
@@ -64,30 +92,35 @@ class LossWatch:
 
     @property
     def value(self) -> float:
-        """The window's loss."""
-        return float(sum(loss.item() for _, loss in self._seen))
+        """The window's loss, of the first pass over each micro-batch."""
+        return float(sum(seen.loss.item() for seen in self._seen if seen.first))
 
 
-def _check(seen: list[tuple[Forward, Tensor]], where: str) -> None:
-    if all(torch.isfinite(loss).item() for _, loss in seen):
+def _check(window: Sequence[Seen], position: tuple[int, int, int]) -> None:
+    if all(torch.isfinite(seen.loss).item() for seen in window):
         return
-    bad = ", ".join(_rows(forward) for forward, loss in seen if not torch.isfinite(loss))
+    bad = dict.fromkeys(_what(seen) for seen in window if not torch.isfinite(seen.loss))
     raise NonFiniteLoss(
-        f"the loss is not finite at {where}: {bad}. Look at these rows for NaN or extreme inputs; "
-        "if they are sound, lower the learning rate or clip gradients (clip_grad_norm)."
+        "the loss is not finite at stage {}, update {} (window {}): ".format(*position)
+        + f"{', '.join(bad)}. Look at these rows for NaN or "
+        "extreme inputs; if they are sound, lower the learning rate or clip gradients "
+        "(clip_grad_norm)."
     )
 
 
-def _rows(forward: Forward) -> str:
-    bad = ~torch.isfinite(forward.kept().detach())
+def _what(seen: Seen) -> str:
+    bad = ~torch.isfinite(seen.losses)
+    if seen.mask is not None:
+        bad &= seen.mask
     if bad.ndim > 1:
         bad = bad.flatten(1).any(1)
     if not bad.any():
-        terms = [t.name for t in forward.terms if not torch.isfinite(t.values).all()]
-        return f"term{'s' if len(terms) > 1 else ''} {', '.join(terms) or 'unknown'}"
-    indices = forward.batch.indices
-    names = (indices[bad] if indices is not None and len(indices) == len(bad) else bad.nonzero())
+        terms = [name for name, values in seen.terms if not torch.isfinite(values).all()]
+        return f"term{'s' if len(terms) > 1 else ''} {', '.join(terms)}" if terms else "its sum"
+    indices = seen.indices
+    known = indices is not None and len(indices) == len(bad)
+    names = indices[bad.to(indices.device)] if indices is not None and known else bad.nonzero()
     shown = names.flatten().tolist()
     more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
-    kind = "data set rows" if indices is not None else "rows of the batch"
+    kind = "data set rows" if known else "rows of the batch"
     return f"{kind} {', '.join(map(str, shown[:10]))}{more}"

@@ -55,7 +55,8 @@ def test_each_refusal_is_shown_to_be_wrong() -> None:
     assert declared == set(SHOWN), "each refused pair needs a test in test_refusals.py"
 
 
-def test_a_change_runs_what_it_touches_and_a_shard() -> None:
+def test_a_change_runs_what_it_touches_and_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WHET_TEST_ALL", raising=False)
     every = [(f"m{a}", f"m{b}") for a in range(40) for b in range(a)]
     some = selected(every, {"m3"}, "abc", limit=100)
     assert all(pair in some for pair in every if "m3" in pair)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from whet import objectives
+from whet import modes, objectives
 from whet.batch import Batch
 from whet.errors import NotApplicable
 from whet.forward import Forward, Term
@@ -72,9 +72,9 @@ class RDrop(Method):
 
     Args:
         alpha: α, from 0 (one plain pass); 1 for large tasks, up to 5 for small ones.
-        passes: `two` forwards, so that batch statistics are those of the batch; `joined`, one
-            forward of the batch beside itself, which is faster and moves batch statistics once;
-            `auto`, two where the model has batch normalisation, else joined.
+        passes: `two` forwards, of which the first moves batch statistics; `joined`, one forward of
+            the batch beside itself, which is faster and makes batch statistics those of a doubled
+            batch; `auto`, two where the model has batch normalisation, else joined.
 
     Shapes: outputs `(N, C)` or `(N, T, V)`; the divergence has a value per item.
 
@@ -123,7 +123,9 @@ class RDrop(Method):
         if self._joined:
             one, two = _halves(inner(Batch.join([batch, batch])), batch.size)
         else:
-            one, two = inner(batch), inner(batch)
+            one = inner(batch)
+            run.hold(self, modes.kept_statistics(run.module))
+            two = inner(batch)
         return self._agree(run, one, two)
 
     def _agree(self, run: Training, one: Forward, two: Forward) -> Forward:

@@ -38,6 +38,10 @@ class Family(ABC):
     def probabilities(self, output: Tensor) -> Tensor:
         """What is judged: probabilities, or predictions for reals."""
 
+    def align(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and targets in shapes that can be compared."""
+        return output, targets
+
     def item_mask(self, targets: Tensor) -> Tensor | None:
         """Bool per item, False where the target says to ignore; None where all count."""
         return None
@@ -153,7 +157,7 @@ class Real(Family):
 
     name = "real"
 
-    def _align(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def align(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         # (N, 1) against (N,) would broadcast to (N, N), the best-known silent bug of regression
         if output.ndim == targets.ndim + 1 and output.shape[-1] == 1:
             output = output.squeeze(-1)
@@ -162,7 +166,7 @@ class Real(Family):
         return output, targets.to(output.dtype)
 
     def losses(self, output: Tensor, targets: Tensor) -> Tensor:
-        output, targets = self._align(output, targets)
+        output, targets = self.align(output, targets)
         each = (output - targets).square()
         return each if each.ndim == 1 else each.flatten(1).mean(1)
 
@@ -181,7 +185,7 @@ class Real(Family):
 
     def check(self, batch: Batch, output: Tensor) -> None:
         assert batch.targets is not None
-        shaped, targets = self._align(output, batch.targets)
+        shaped, targets = self.align(output, batch.targets)
         if shaped.shape != targets.shape:
             raise InputError(
                 f"targets have shape {tuple(batch.targets.shape)} and the output "

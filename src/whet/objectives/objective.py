@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -58,6 +59,12 @@ class Objective(Method):
     def count(self, batch: Batch) -> float:
         """Items with a target in a batch, known before any forward."""
         return 0.0 if batch.targets is None else self.family.items(batch.targets, batch.mask)
+
+    def anew(self) -> Self:
+        """A copy that has not seen a model yet."""
+        twin = copy.copy(self)
+        twin._checked, twin._width = False, None
+        return twin
 
     def window(self, batches: Sequence[Batch], device: torch.device) -> Window:
         """The micro-batches of one update, on a device, with exact totals."""
@@ -142,7 +149,7 @@ def make(spec: Objective | str) -> Objective:
     from whet.objectives.supervised import Supervised
 
     if isinstance(spec, Objective):
-        return spec
+        return spec.anew()
     supervised = [name for name in FAMILIES if name != "embedding"]
     if spec in supervised:
         return Supervised(family_name=spec)

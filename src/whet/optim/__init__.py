@@ -1,12 +1,13 @@
 """Optimizers, their parameter groups, and schedules: thin over torch.optim."""
 
 from whet.optim.factory import optimizer, schedule
-from whet.optim.groups import check_holds, decay_groups
+from whet.optim.groups import check_holds, decay_groups, load_state
 from whet.optim.scaling import send_back, step, unscale
 
 __all__ = [
     "check_holds",
     "decay_groups",
+    "load_state",
     "optimizer",
     "schedule",
     "send_back",

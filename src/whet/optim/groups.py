@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from whet.errors import InputError
+from whet.errors import CheckpointError, InputError
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -37,3 +37,18 @@ def check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
             f"methods built parameters that the optimizer does not hold: {', '.join(lost)}. "
             "Make it from stack.parameters(), or pass optimizer=lambda p: AdamW(p, lr=...)."
         )
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Continue from an optimizer's state.
+
+    Raises:
+        CheckpointError: its groups are others.
+    """
+    try:
+        optimizer.load_state_dict(state)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the checkpoint's optimizer holds other parameters: {error}. Train with the recipe "
+            "that the checkpoint was made with, or use another folder."
+        ) from error
