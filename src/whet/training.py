@@ -221,7 +221,7 @@ class Training:
         return source.fetch(taken, keys).to(self.device)
 
     def _first(self, name: str, rows: int) -> int:
-        # by rows and not by micro-batches, so that a shorter batch leaves no gap and repeats nothing
+        # by rows and not by micro-batches: a shorter batch leaves no gap and repeats nothing
         taken = self._drawing.setdefault(name, {})
         taken[self.micro] = max(rows, taken.get(self.micro, 0))
         earlier = sum(count for micro, count in taken.items() if micro < self.micro)
