@@ -78,7 +78,8 @@ class Batch:
 
     def __post_init__(self) -> None:
         if isinstance(self.inputs, Tensor) and self.mask is None and self.indices is None:
-            shape, targets = self.inputs.shape, self.targets  # the common case, kept quick
+            shape: Any = self.inputs.shape  # the common case, kept quick
+            targets: Any = self.targets
             if shape and (
                 targets is None or (isinstance(targets, Tensor) and targets.shape[:1] == shape[:1])
             ):

@@ -57,7 +57,7 @@ def open_fabric(
     from lightning_fabric.plugins import MixedPrecision
 
     mixed = MixedPrecision(PRECISIONS[precision], device.type, scaler)  # type: ignore[arg-type]
-    which = 1 if device.index is None else [device.index]
+    which = [device.index] if device.type == "cuda" else 1
     return Fabric(accelerator=device.type, devices=which, plugins=[mixed])
 
 

@@ -112,7 +112,7 @@ class RowLoader:
     def _open_pool(self, rows: Samples) -> DataLoader[Any]:
         if self._pool is None:
             self._pool = DataLoader(
-                rows.seeded, batch_sampler=self._sampler, num_workers=self.workers,  # type: ignore[arg-type]
+                rows.seeded, batch_sampler=self._sampler, num_workers=self.workers,
                 collate_fn=rows.collate, persistent_workers=True,
             )  # fmt: skip
         return self._pool
@@ -164,7 +164,8 @@ class StreamLoader:
         """The batches of an epoch, beginning with batch `start`."""
         own = [] if self.purpose == "train" else [(g, g.get_state()) for g in self._generators()]
         if self.purpose == "train":
-            for owner in (self.source.sampler, self.source.batch_sampler, self.source.dataset):
+            owners: list[Any] = [self.source.sampler, self.source.batch_sampler]
+            for owner in (*owners, self.source.dataset):
                 if hasattr(owner, "set_epoch"):
                     owner.set_epoch(number)
         try:

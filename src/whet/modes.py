@@ -77,8 +77,8 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     Raises:
         InputError: a pattern matches no parameter; the message lists candidates.
     """
-    named = dict(model.named_parameters())
-    frozen: set[str] = set()
+    named = dict(model.named_parameters(remove_duplicate=False))  # a tied weight has two names
+    frozen: set[int] = set()
     for pattern in patterns:
         found = match(list(named), pattern)
         if not found:
@@ -86,18 +86,16 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
             raise InputError(
                 f"freeze: no parameter matches {pattern!r}; there are: {', '.join(tops[:30])}"
             )
-        frozen.update(found)
-    for name in frozen:
-        named[name].requires_grad_(False)
-    return [
-        module for prefix, module in model.named_modules()
-        if _wholly(module, prefix, frozen)
-    ]  # fmt: skip
+        frozen.update(id(named[name]) for name in found)
+    for parameter in model.parameters():
+        if id(parameter) in frozen:
+            parameter.requires_grad_(False)
+    return [module for module in model.modules() if _wholly(module, frozen)]
 
 
-def _wholly(module: nn.Module, prefix: str, frozen: set[str]) -> bool:
-    names = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters()]
-    return bool(names) and all(name in frozen for name in names)
+def _wholly(module: nn.Module, frozen: set[int]) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and all(id(p) in frozen for p in parameters)
 
 
 def train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:

@@ -131,6 +131,18 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
 
 
+def take_weights(path: str | Path, model: nn.Module) -> None:
+    """Begin from what `Predictor.save` wrote.
+
+    Raises:
+        CheckpointError, InputError: it fits another model, or holds several.
+    """
+    members = Predictor.load(path, model).members()
+    if len(members) > 1:
+        raise InputError(f"{path} holds {len(members)} models; a stage starts from one.")
+    model.load_state_dict(members[0])
+
+
 class MeanPredictor(Predictor):
     """The mean of the members' probabilities."""
 

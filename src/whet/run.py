@@ -10,11 +10,11 @@ from typing import Any, Self
 
 import torch
 
-from whet import checkpoint, modes, objectives, optim, seeding
+from whet import checkpoint, modes, objectives, optim, seeding, settings
 from whet import device as devices
 from whet import predict as prediction
 from whet.batch import Batch
-from whet.errors import CheckpointError, InputError, UnknownName
+from whet.errors import CheckpointError, InputError
 from whet.loading import Epochs, open_loader
 from whet.predict import Predictor, model_state
 from whet.stack import Stack
@@ -58,21 +58,17 @@ class Run:
         evaluate_every: int | None = None, checkpoint_every: int | None = None, keep: int = 2,
         on_update: Callable[[Run], None] | None = None,
     ) -> None:  # fmt: skip
-        counts = {
-            "evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every, "keep": keep,
-        }  # fmt: skip
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise InputError(f"{name} is {count}; it must be at least 1.")
+        settings.at_least_one(
+            evaluate_every=evaluate_every, checkpoint_every=checkpoint_every, keep=keep
+        )
         self.device = devices.pick(device)
         devices.check(self.device, precision)
         self.task, self.seed = task, seed
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe([recipe])
         self.recipe.check()
         self.folder = Path(folder) if folder is not None else None
-        self.evaluate_every, self.checkpoint_every, self.keep = (
-            evaluate_every, checkpoint_every, keep)  # fmt: skip
-        self.on_update, self.precision = on_update, precision
+        self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
+        self.keep, self.on_update, self.precision = keep, on_update, precision
         self.scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
         self.fabric = devices.open_fabric(self.device, precision, self.scaler)
         self.module = task.model.to(self.device)
@@ -82,7 +78,7 @@ class Run:
         self.notes: list[str] = []
         self._carried: dict[str, Any] = {}
         if self.stage.starts_from not in ("training", "evaluation"):
-            self._take_artifact(self.stage.starts_from)
+            prediction.take_weights(self.stage.starts_from, self.module)
         self._enter(self.stage)
         self._resume()
 
@@ -136,18 +132,12 @@ class Run:
                 weights = model_state(self.module)
             self.module.load_state_dict(weights)
         elif start != "training":
-            self._take_artifact(start)
+            prediction.take_weights(start, self.module)
         self.stage_number, self._offset = self.stage_number + 1, 0
         self._enter(self.stage)
         for name, head in heads.items():
             if name in self.stack.run.heads and name in kept:
                 self.stack.run.heads[name].load_state_dict(head.state_dict())
-
-    def _take_artifact(self, path: str) -> None:
-        members = Predictor.load(path, self.module).members()
-        if len(members) > 1:
-            raise InputError(f"{path} holds {len(members)} models; a stage starts from one.")
-        self.module.load_state_dict(members[0])
 
     # the loop --------------------------------------------------------------------------------
     def fit(self, until: int | None = None) -> Self:
@@ -229,14 +219,9 @@ class Run:
         return prediction.evaluate(self.predictor(), self._part(part), self.task.metrics)
 
     def _part(self, part: str) -> Iterator[Batch]:
-        if part not in ("train", "select", "judge"):
-            raise UnknownName("part", part, ("train", "select", "judge"))
-        data = getattr(self.task, part)
-        if data is None:
-            raise InputError(f"the task has no {part} part to evaluate on: give it {part}=.")
         loader = open_loader(
-            data, max(self.stage.batch_size, 256), self.seed, part, shuffle=False,
-            collate=self.task.collate,
+            self.task.part(part), max(self.stage.batch_size, 256), self.seed, part,
+            shuffle=False, collate=self.task.collate,
         )  # fmt: skip
         return loader.epoch(0)
 

@@ -79,3 +79,10 @@ def check(owner: object, name: str) -> None:
         listed = field.metadata.get("several") and isinstance(value, Sequence)
         if not all(allowed.holds(one) for one in (value if listed else [value])):
             raise InputError(f"{name}: {field.name} is {value!r}; it must be {allowed}.")
+
+
+def at_least_one(**counts: int | None) -> None:
+    """Raise where a count is below 1; None stands for no count."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name} is {count}; it must be at least 1.")

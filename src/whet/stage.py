@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whet import methods as catalogue
-from whet import nesting
+from whet import nesting, settings
 from whet.errors import InputError
 from whet.method import Method
 
@@ -55,8 +55,8 @@ class Stage:
         length = self.updates if self.updates is not None else self.epochs
         if length is None or length <= 0:
             raise InputError(f"a Stage's length is {length}; it must be above 0.")
-        if self.batch_size < 1 or self.accumulate < 1:
-            raise InputError("batch_size and accumulate must be at least 1.")
+        settings.at_least_one(batch_size=self.batch_size, accumulate=self.accumulate)
+        _listed(methods=self.methods, freeze=self.freeze)
 
     def length(self, batches: int | None) -> int:
         """Length in updates, over an epoch of so many batches.
@@ -89,6 +89,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise InputError("a Recipe needs at least one Stage.")
+        _listed(methods=self.methods)
 
     def check(self) -> None:
         """Refuse, before the first stage is trained, what a later one could not be trained with.
@@ -108,3 +109,9 @@ class Recipe:
     def kept(self) -> list[str]:
         """Identities of the methods whose state lives across stages."""
         return [catalogue.make(spec).key for spec in self.methods]
+
+
+def _listed(**several: object) -> None:
+    for name, value in several.items():
+        if isinstance(value, str):  # its letters would be taken one by one
+            raise InputError(f"{name} is a list: write {name}=[{value!r}].")

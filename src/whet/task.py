@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from whet.errors import InputError, UnknownName
 from whet.objectives import Objective
 
 
@@ -39,3 +40,16 @@ class Task:
     resources: Mapping[str, Any] = field(default_factory=dict)
     collate: Callable[[list[Any]], Any] | None = None
     name: str = "task"
+
+    def part(self, name: str) -> Any:
+        """The data of a part: `train`, `select` or `judge`.
+
+        Raises:
+            InputError: the task has no such part.
+        """
+        parts = {"train": self.train, "select": self.select, "judge": self.judge}
+        if name not in parts:
+            raise UnknownName("part of a task", name, parts)
+        if parts[name] is None:
+            raise InputError(f"the task has no {name} part to evaluate on: give it {name}=.")
+        return parts[name]

@@ -297,7 +297,8 @@ def test_outputs_and_inputs_of_models() -> None:
 def test_names() -> None:
     assert isinstance(make("categorical"), Objective)
     own = make("real")
-    assert make(own) is own
+    assert make(own) is not own  # a copy, that has not seen the model of another stack
+    assert make(own).settings() == own.settings()
     assert {make(name).family.name for name in FAMILIES if name != "embedding"} == {
         "categorical", "multi-label", "real", "tokens",
     }  # fmt: skip

@@ -15,7 +15,7 @@ from whet.errors import InputError
 from whet.forward import Forward, Window
 from whet.method import InnerForward, Layer, Method, Resource
 from whet.modes import evaluation_mode
-from whet.objectives.families import FAMILIES, Family
+from whet.objectives.families import Family
 from whet.training import Training
 
 
@@ -139,21 +139,3 @@ def probe(run: Training, batch: Batch) -> Tensor:
     """The output for a batch in evaluation mode, moving neither weights, buffers nor generators."""
     with seeding.borrowed(), evaluation_mode(run.module), torch.no_grad():
         return logits(call(run.module, batch.inputs))
-
-
-def make(spec: Objective | str) -> Objective:
-    """An objective from its name."""
-    from whet.errors import UnknownName
-    from whet.objectives.contrastive import Contrastive
-    from whet.objectives.masked_tokens import MaskedTokens
-    from whet.objectives.supervised import Supervised
-
-    if isinstance(spec, Objective):
-        return spec.anew()
-    supervised = [name for name in FAMILIES if name != "embedding"]
-    if spec in supervised:
-        return Supervised(family_name=spec)
-    others = {"masked_tokens": MaskedTokens, "contrastive": Contrastive}
-    if spec not in others:
-        raise UnknownName("objective", spec, [*supervised, *others])
-    return others[spec]()

@@ -33,7 +33,11 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 def _split(spec: Spec, default: str) -> tuple[str, dict[str, Any]]:
     if spec is None or isinstance(spec, str):
         return spec or default, {}
-    assert isinstance(spec, Mapping)
+    if not isinstance(spec, Mapping):
+        raise InputError(
+            f"cannot make an optimizer or schedule from a {type(spec).__name__}: give a name, "
+            'settings such as {"name": "sgd", "lr": 0.1}, or a function that makes it.'
+        )
     rest = dict(spec)
     return str(rest.pop("name", default)), rest
 
