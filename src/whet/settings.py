@@ -26,7 +26,7 @@ class Range:
             return "one of " + ", ".join(map(repr, self.choices))
         left = "(" if self.open_low or self.low == -math.inf else "["
         right = ")" if self.open_high or self.high == math.inf else "]"
-        kind = "whole number in " if self.whole else ""
+        kind = "a whole number in " if self.whole else ""
         return f"{kind}{left}{self.low:g}, {self.high:g}{right}"
 
     def holds(self, value: object) -> bool:
@@ -78,7 +78,8 @@ def check(owner: object, name: str) -> None:
             continue
         listed = field.metadata.get("several") and isinstance(value, Sequence)
         if not all(allowed.holds(one) for one in (value if listed else [value])):
-            raise InputError(f"{name}: {field.name} is {value!r}; it must be {allowed}.")
+            verb = "be" if allowed.choices or allowed.whole else "lie in"
+            raise InputError(f"{name}: {field.name} is {value!r}; it must {verb} {allowed}.")
 
 
 def at_least_one(**counts: int | None) -> None:

@@ -277,7 +277,7 @@ def test_without_training_data_it_fails_before_training() -> None:
 
 
 def test_zero_batches_are_refused() -> None:
-    with pytest.raises(InputError, match=r"batches is 0; it must be whole number in \[1, inf"):
+    with pytest.raises(InputError, match=r"batches is 0; it must be a whole number in \[1, inf"):
         make_stack([PreciseBN(batches=0)])
 
 
