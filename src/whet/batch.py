@@ -77,14 +77,17 @@ class Batch:
     indices: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.inputs, Tensor) and self.mask is None and self.indices is None:
-            shape: Any = self.inputs.shape  # the common case, kept quick
-            targets: Any = self.targets
-            if shape and (
-                targets is None or (isinstance(targets, Tensor) and targets.shape[:1] == shape[:1])
-            ):
-                return
-        self._check_rows()
+        if not self._is_plain():  # the common case, kept quick
+            self._check_rows()
+
+    def _is_plain(self) -> bool:
+        if not isinstance(self.inputs, Tensor) or self.mask is not None:
+            return False
+        rows = self.inputs.shape[:1]
+        return len(rows) == 1 and all(
+            tensor is None or (isinstance(tensor, Tensor) and tensor.shape[:1] == rows)
+            for tensor in (self.targets, self.indices)
+        )
 
     def _check_rows(self) -> None:
         found = [*leaves(self.inputs)]
@@ -143,7 +146,7 @@ class Batch:
     def size(self) -> int:
         """Number of rows."""
         if isinstance(self.inputs, Tensor):
-            return len(self.inputs)
+            return self.inputs.shape[0]
         return len(next(leaves(self.inputs))[1])
 
     @property

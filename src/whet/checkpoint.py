@@ -79,9 +79,9 @@ def save(folder: Path, number: int, state: Mapping[str, Any], *, keep: int | Non
         os.replace(draft, place)
         sync_folder(folder)
         _sweep(folder)
-    except (OSError, RuntimeError) as error:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        cause = _of_the_disk(error)
+        cause = _of_the_disk(error) if isinstance(error, Exception) else None
         if cause is None:
             raise
         raise CheckpointError(_refused(place, cause)) from error

@@ -33,8 +33,11 @@ class Window:
     @classmethod
     def of(cls, batches: Sequence[Batch], count: Callable[[Batch], float]) -> Window:
         """A window with `items` counted by the objective, before any forward."""
-        items = float(sum(count(batch) for batch in batches))
-        return cls(tuple(batches), items, sum(batch.size for batch in batches), len(batches))
+        items, rows = 0.0, 0
+        for batch in batches:
+            items += count(batch)
+            rows += batch.size
+        return cls(tuple(batches), items, rows, len(batches))
 
     def to(self, device: torch.device) -> Window:
         """The window on a device."""
@@ -91,7 +94,13 @@ class Forward:
 
     def total(self, window: Window) -> Tensor:
         """The scalar this micro-batch contributes to the window's loss."""
-        loss = self.kept().sum() / window.total("items")
+        items = window.total("items")
+        if self.mask is None:
+            # one operation each way; a sum that is divided takes two, a quarter of the loss's time
+            losses = self.losses.flatten()
+            loss = losses.dot(losses.new_full(losses.shape, 1.0 / items))
+        else:
+            loss = self.kept().sum() / items
         for term in self.terms:
             loss = loss + term.values.sum() * (term.weight / window.total(term.per))
         return loss if self.scale == 1.0 else loss * self.scale

@@ -126,4 +126,5 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint's model is another one: {error}") from error
+        told = " ".join(str(error).split())  # torch's own words take several lines
+        raise CheckpointError(f"the checkpoint's model is another one: {told}") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from whet import seeding
-from whet.batch import Batch
+from whet.batch import Batch, map_leaves
 from whet.errors import InputError
 
 Collate = Callable[[list[Any]], Any]
@@ -68,7 +68,14 @@ class Arrays:
 
     def fetch(self, rows: Tensor, keys: Sequence[int]) -> Batch:
         """The batch of these rows."""
-        return self.whole.take(rows).replace(indices=rows)
+        def take(tensor: Tensor) -> Tensor:
+            # half the time of indexing, which does more than to select rows
+            return tensor.index_select(0, rows) if tensor.is_cpu else tensor[rows]
+
+        whole = self.whole
+        mask = None if whole.mask is None else take(whole.mask)
+        targets = None if whole.targets is None else take(whole.targets)
+        return Batch(map_leaves(take, whole.inputs), targets, mask, rows)
 
 
 def seed_all(key: int) -> None:

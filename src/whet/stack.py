@@ -114,6 +114,7 @@ class Stack:
     @optimizer.setter
     def optimizer(self, given: Optimizer) -> None:
         self.run.optimizer = given
+        self.run.walk()
 
     def set_scheduler(self, scheduler: Any) -> None:
         """Step a scheduler once for each update that happens.
@@ -134,6 +135,7 @@ class Stack:
                 method.start(run)
                 if method.key in self._carried:
                     method.load_state_dict(self._carried.pop(method.key))
+        run.walk()
         self._now = nesting.Interval(
             run, self._active, forward=partial(self.objective.forward, run, inner=_unreachable),
             backward=self._send, gradients=self._accumulate, step=self._plain_step,

@@ -75,6 +75,8 @@ class Training:
         self._loaders: dict[str, Epochs] = {}
         self._rows: dict[str, tuple[Rows, dict[int, Tensor]]] = {}
         self._base = seeding.key(seed, stage, rank)
+        self._walked: list[nn.Parameter] | None = None
+        self._unheld: list[nn.Parameter] = []
 
     # position and randomness -----------------------------------------------------------------
     @property
@@ -158,16 +160,28 @@ class Training:
             self._staged.clear()
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Drop all gradients, also of parameters that no optimizer holds."""
+        if self._walked is None:
+            self.walk()
         if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
-        for parameter in self.parameters():
+            _drop_held(self.optimizer)
+        for parameter in self._unheld:
             parameter.grad = None
 
     # model -----------------------------------------------------------------------------------
     def parameters(self) -> list[nn.Parameter]:
         """Everything trainable: the model's parameters and those that methods built."""
         return [*self.module.parameters(), *self.heads.parameters()]
+
+    def walk(self) -> None:
+        """Look for the parameters again; the stack calls this when an interval begins.
+
+        Walking the modules costs as much as the forward of a small model, so a step does not.
+        """
+        self._walked = self.parameters()
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        held = {id(p) for group in groups for p in group["params"]}
+        self._unheld = [p for p in self._walked if id(p) not in held]
 
     def open_optimizer(self) -> Optimizer:
         """The optimizer, made now where a function was given."""
@@ -182,7 +196,8 @@ class Training:
     @property
     def device(self) -> torch.device:
         """Where the model lies."""
-        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+        first = self._walked[0] if self._walked else next(self.module.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
     # data ------------------------------------------------------------------------------------
     def resource(self, name: str, method: Method) -> Any:
@@ -253,3 +268,13 @@ class Training:
         """Stand where the state says."""
         for name, value in state.items():
             setattr(self, name, copy.copy(value))
+
+
+def _drop_held(optimizer: Optimizer) -> None:
+    """What `optimizer.zero_grad()` does, without the profiler's range around it, or its own way."""
+    if getattr(optimizer.zero_grad, "__func__", None) is not Optimizer.zero_grad:
+        optimizer.zero_grad(set_to_none=True)
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,17 @@ import torch
 from torch import Tensor
 
 from whet import modes
+from whet.batch import Batch, leaves
 from whet.errors import NonFiniteLoss
 from whet.forward import Forward
 from whet.training import Training
 
 PATIENCE = 50  # a scaler that starts at 2**16 is down to 2**-34 after as many overflows
+
+
+def at_once(loss: Tensor) -> bool:
+    """Whether looking at a loss costs no waiting."""
+    return loss.is_cpu
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,23 +31,21 @@ class Seen:
     losses: Tensor
     mask: Tensor | None
     terms: Sequence[tuple[str, Tensor]]
-    indices: Tensor | None
-    first: bool
+    batch: Batch
 
     @classmethod
-    def of(cls, forward: Forward, loss: Tensor, first: bool) -> Seen:
+    def of(cls, forward: Forward, loss: Tensor) -> Seen:
         """A pass, detached."""
         terms = [(term.name, term.values.detach()) for term in forward.terms]
-        losses, indices = forward.losses.detach(), forward.batch.indices
-        return cls(loss.detach(), losses, forward.mask, terms, indices, first)
+        return cls(loss.detach(), forward.losses.detach(), forward.mask, terms, forward.batch)
 
 
 class LossWatch:
     """The losses of the last window, checked at once on a CPU and one step late elsewhere."""
 
     def __init__(self) -> None:
-        self._seen: list[Seen] = []
-        self._micros: set[int] = set()
+        self._seen: list[Seen] = []  # passes that may not be finite
+        self._first: dict[int, float | Tensor] = {}  # each micro-batch's first loss
         self._late: tuple[tuple[int, int, int], list[Seen]] | None = None
         self._skipped = 0
         self._buffers: list[tuple[Tensor, Tensor]] = []
@@ -48,24 +53,26 @@ class LossWatch:
     def begin(self, run: Training) -> None:
         """A window begins; on an accelerator the window before it is checked now."""
         self.settle()
-        self._seen, self._micros = [], set()
+        self._seen, self._first = [], {}
         if run.scaler is not None:
             both = (run.module, run.heads)
             self._buffers = [pair for module in both for pair in modes.copy_buffers(module)]
 
     def saw(self, run: Training, forward: Forward, loss: Tensor) -> None:
         """A pass of a micro-batch: its first one, a replay, or a method's second."""
-        first = run.micro not in self._micros
-        self._micros.add(run.micro)
-        self._seen.append(Seen.of(forward, loss, first))
+        value: float | Tensor = loss.item() if at_once(loss) else loss.detach()
+        self._first.setdefault(run.micro, value)
+        if isinstance(value, Tensor) or not math.isfinite(value):
+            self._seen.append(Seen.of(forward, loss))
 
     def end(self, run: Training) -> None:
         """The window is through; its update has not happened."""
         if run.scaler is not None:
             return  # an overflow is the scaler's to handle; see `updated`
-        self._late = ((run.stage_number, run.updates, run.window), self._seen)
-        if run.device.type == "cpu":
-            self.settle()
+        if self._seen:
+            self._late = ((run.stage_number, run.updates, run.window), self._seen)
+            if at_once(self._seen[0].loss):
+                self.settle()
 
     def settle(self) -> None:
         """Check what is not checked yet; an accelerator is waited for.
@@ -93,7 +100,7 @@ class LossWatch:
     @property
     def value(self) -> float:
         """The window's loss, of the first pass over each micro-batch."""
-        return float(sum(seen.loss.item() for seen in self._seen if seen.first))
+        return float(sum(float(loss) for loss in self._first.values()))
 
 
 def _check(window: Sequence[Seen], position: tuple[int, int, int]) -> None:
@@ -117,10 +124,25 @@ def _what(seen: Seen) -> str:
     if not bad.any():
         terms = [name for name, values in seen.terms if not torch.isfinite(values).all()]
         return f"term{'s' if len(terms) > 1 else ''} {', '.join(terms)}" if terms else "its sum"
-    indices = seen.indices
+    of_inputs = bad & _ill(seen.batch) if len(bad) == seen.batch.size else ~bad
+    if of_inputs.any():  # batch normalisation spreads one such row over all the others
+        bad = of_inputs
+    indices = seen.batch.indices
     known = indices is not None and len(indices) == len(bad)
     names = indices[bad.to(indices.device)] if indices is not None and known else bad.nonzero()
     shown = names.flatten().tolist()
     more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
     kind = "data set rows" if known else "rows of the batch"
+    kind = f"inputs of {kind}" if of_inputs.any() else kind
     return f"{kind} {', '.join(map(str, shown[:10]))}{more}"
+
+
+def _ill(batch: Batch) -> Tensor:
+    """Rows whose own inputs hold a NaN or an infinite number."""
+    ill = torch.zeros(batch.size, dtype=torch.bool, device=batch.device)
+    for _, leaf in leaves(batch.inputs):
+        if leaf.is_floating_point():
+            ill |= (
+                ~leaf.detach().flatten(1).isfinite().all(1) if leaf.ndim > 1 else ~leaf.isfinite()
+            )
+    return ill

@@ -249,7 +249,7 @@ class TestFastPath:
             def __torch_function__(
                 cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
             ) -> Any:
-                if func is Tensor.__getitem__:
+                if func in (Tensor.__getitem__, Tensor.index_select):
                     calls.append(func)
                 return super().__torch_function__(func, types, args, kwargs or {})
 

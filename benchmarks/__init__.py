@@ -1,0 +1,1 @@
+"""What whet costs, against a loop written by hand and against other libraries."""

@@ -1,0 +1,183 @@
+"""One training step in whet and in other engines, against the loop one would write by hand.
+
+Everybody trains the same model on the same rows with the same optimizer. A chunk is one epoch over
+tensors in memory in a new order. The hand loop and the peers slice the tensors by a permutation,
+which costs them less than a DataLoader would; whet reads them with its own loader.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import whet
+from benchmarks.timing import Chunk, timed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model's widths, the rows of a batch, the batches of a chunk."""
+
+    widths: tuple[int, ...]
+    batch: int
+    steps: int
+
+    @property
+    def words(self) -> str:
+        return f"MLP {'-'.join(map(str, self.widths))}, batch {self.batch}, AdamW"
+
+
+SMALL = Setting((64, 128, 128, 10), batch=64, steps=100)
+TEN_MS = Setting((64, 512, 512, 10), batch=256, steps=8)
+
+
+def mlp(setting: Setting) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for width, following in zip(setting.widths, setting.widths[1:], strict=False):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def adamw(parameters: Any) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, lr=1e-3)
+
+
+class Rows:
+    """The batches of an epoch: tensors in memory, sliced by a permutation."""
+
+    def __init__(self, setting: Setting) -> None:
+        maker = torch.Generator().manual_seed(0)
+        rows = setting.batch * setting.steps
+        self.x = torch.randn(rows, setting.widths[0], generator=maker)
+        self.y = torch.randint(setting.widths[-1], (rows,), generator=maker)
+        self.batch = setting.batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.x))
+        for at in range(0, len(order), self.batch):
+            rows = order[at : at + self.batch]
+            yield self.x[rows], self.y[rows]
+
+
+def hand(setting: Setting) -> Chunk:
+    batches, model = Rows(setting), mlp(setting)
+    optimizer = adamw(model.parameters())
+
+    def epoch() -> None:
+        for x, y in batches:
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+
+    return timed(epoch)
+
+
+def with_whet(setting: Setting) -> Chunk:
+    rows = Rows(setting)
+    run = whet.Run(
+        whet.Task(mlp(setting), (rows.x, rows.y)),
+        whet.Stage(updates=1 << 40, batch_size=setting.batch, optimizer=adamw), device="cpu",
+    )  # fmt: skip
+    return timed(lambda: run.fit(until=run.updates + setting.steps))
+
+
+def fabric(setting: Setting) -> Chunk:
+    from lightning_fabric import Fabric
+
+    own = Fabric(accelerator="cpu", devices=1)
+    plain = mlp(setting)
+    model, optimizer = own.setup(plain, adamw(plain.parameters()))
+    batches = Rows(setting)
+
+    def epoch() -> None:
+        for x, y in batches:
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(model(x), y)
+            own.backward(loss)
+            optimizer.step()
+
+    return timed(epoch)
+
+
+def accelerate(setting: Setting) -> Chunk:
+    from accelerate import Accelerator
+
+    own = Accelerator(cpu=True)
+    plain = mlp(setting)
+    model, optimizer = own.prepare(plain, adamw(plain.parameters()))
+    batches = Rows(setting)
+
+    def epoch() -> None:
+        for x, y in batches:
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(model(x), y)
+            own.backward(loss)
+            optimizer.step()
+
+    return timed(epoch)
+
+
+def lightning(setting: Setting) -> Chunk:
+    """A fit per chunk, timed between two requests for a batch: setting up a fit is not counted."""
+    import lightning
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warm = 3
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(setting)
+            self.own = adamw(self.net.parameters())
+
+        def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+            x, y = batch
+            return F.cross_entropy(self.net(x), y)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return self.own
+
+    class Feed:
+        """Some batches more than are timed: Lightning asks for one before it trains on another."""
+
+        def __init__(self) -> None:
+            self.rows, self.at = Rows(setting), [0.0, 0.0]
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            yield from (first for _, first in zip(range(warm), self.rows, strict=False))
+            self.at[0] = time.perf_counter()
+            yield from self.rows
+            self.at[1] = time.perf_counter()
+            yield from (last for _, last in zip(range(1), self.rows, strict=False))
+
+    module, feed = Module(), Feed()
+
+    def chunk() -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = lightning.Trainer(
+                accelerator="cpu", devices=1, max_epochs=1, barebones=True
+            )
+            trainer.fit(module, feed)
+        begin, end = feed.at
+        return end - begin
+
+    return chunk
+
+
+PEERS: dict[str, Callable[[Setting], Chunk]] = {
+    "fabric": fabric,
+    "accelerate": accelerate,
+    "lightning": lightning,
+}
