@@ -40,7 +40,7 @@ def modules(model: nn.Module, at: str, exclude: Sequence[str], key: str) -> dict
     }  # fmt: skip
     if not every:
         raise NotApplicable(
-            key, "the model has no nn.Embedding; to attack what is put into it use fgsm or pgd."
+            key, "the model has no nn.Embedding whose vectors could be moved."
         )
     wanted = match(list(every), at.removesuffix(".weight"))
     dropped = {name for pattern in exclude for name in match(list(every), pattern)}

@@ -32,7 +32,7 @@ class Stage:
         starts_from: `training` weights of the stage before, its `evaluation` weights, or the path
             of a file that `Predictor.save` wrote.
         drop_last: leave out an epoch's last batch where it is not full.
-        workers: processes that fetch samples of a Dataset.
+        workers: processes that fetch samples of a map-style Dataset.
     """
 
     updates: int | None = None

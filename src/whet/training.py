@@ -203,7 +203,8 @@ class Training:
     def resource(self, name: str, method: Method) -> Any:
         """What the task supplies under a name."""
         if name not in self.resources:
-            raise UnknownName(f"resource (needed by {method.key})", name, self.resources)
+            kind = f"resource (needed by {method.key}; give it by resources={{{name!r}: ...}})"
+            raise UnknownName(kind, name, self.resources)
         return self.resources[name]
 
     def data(self, purpose: str) -> Iterator[Batch]:

@@ -72,7 +72,7 @@ class TestMethods:
 
     def test_a_resource_that_is_missing(self) -> None:
         with pytest.raises(
-            UnknownName, match=r"resource \(needed by fixmatch\) 'strong'.*are: none"
+            UnknownName, match=r"resource \(needed by fixmatch.*\) 'strong'.*are: none"
         ):
             run_of(stage={"methods": ["fixmatch"]})
 

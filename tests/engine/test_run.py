@@ -559,16 +559,17 @@ class TestFiles:
 class TestReadyLoaders:
     """A user's own DataLoader, whose samples are augmented with torch, Python and numpy."""
 
-    def task(self, workers: int = 0) -> Task:
+    def task(self) -> Task:
         from tests.engine.test_loading import Augmented
 
-        ready = DataLoader(Augmented(), batch_size=4, shuffle=True, num_workers=workers)
+        ready = DataLoader(Augmented(), batch_size=4, shuffle=True)
         select = DataLoader(Augmented(6), batch_size=4)
-        return small(model=linear(dim=4), train=ready, select=select)
+        model = nn.Sequential(linear(dim=4), nn.BatchNorm1d(3))
+        return small(model=model, train=ready, select=select)
 
     def run(self, **changes: Any) -> Run:
         stage = Stage(updates=7, accumulate=2, optimizer=PLAIN, methods=["precise_bn"])
-        return run_of(changes.pop("task", None) or self.task(), stage, **changes)
+        return run_of(self.task(), stage, **changes)
 
     def test_evaluating_leaves_training_untouched(self) -> None:
         plain, watched = self.run().fit(), self.run(evaluate_every=1).fit()

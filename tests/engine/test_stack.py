@@ -520,7 +520,7 @@ class TestAUsersOwnMethod:
     def test_a_resource_it_needs(self) -> None:
         needy = tiny("needy", needs=frozenset({"teacher"}))
         with pytest.raises(
-            UnknownName, match=r"resource \(needed by needy\) 'teacher'.*are: techer"
+            UnknownName, match=r"resource \(needed by needy.*\) 'teacher'.*are: techer"
         ):
             stack(needy, resources={"techer": 1})
 

@@ -155,12 +155,12 @@ def test_token_ids_are_refused(kind: type[MixUp]) -> None:
     except InputError as error:
         message = str(error)
     assert "mixup: input 'tokens' has dtype torch.int64" in message
-    assert "(at='floats'), or mix behind the embedding: manifold_mixup" in message
+    assert "(at='floats'), or mix what the embedding returns (manifold mixup)" in message
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
 def test_a_bare_tensor_of_ids_is_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(InputError, match=r"the input has dtype .* Mix behind the embedding"):
+    with pytest.raises(InputError, match=r"the input has dtype .* Mix what the embedding"):
         passed(MixUp(alpha=1.0), Batch(torch.ones(6, 4, dtype=dtype), FLAT.targets))
 
 
