@@ -32,10 +32,11 @@ class Setting:
 
     @property
     def words(self) -> str:
+        """What is trained."""
         return f"MLP {'-'.join(map(str, self.widths))}, batch {self.batch}, AdamW"
 
 
-SMALL = Setting((64, 128, 128, 10), batch=64, steps=100)
+SMALL = Setting((64, 128, 128, 10), batch=64, steps=50)
 TEN_MS = Setting((64, 512, 512, 10), batch=256, steps=8)
 
 
@@ -166,9 +167,7 @@ def lightning(setting: Setting) -> Chunk:
     def chunk() -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer = lightning.Trainer(
-                accelerator="cpu", devices=1, max_epochs=1, barebones=True
-            )
+            trainer = lightning.Trainer(accelerator="cpu", devices=1, max_epochs=1, barebones=True)
             trainer.fit(module, feed)
         begin, end = feed.at
         return end - begin

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
 
 Chunk = Callable[[], float]  # runs a fixed piece of work and gives its seconds
 
@@ -23,35 +27,58 @@ def timed(work: Callable[[], object]) -> Chunk:
     return chunk
 
 
-def interleave(chunks: Mapping[str, Chunk], repeats: int, warmup: int = 2) -> Times:
-    """Seconds of every chunk in every repeat: a, b, c, then c, b, a, then a, b, c ...
+def interleave(makers: Mapping[str, Callable[[], Chunk]], repeats: int, each: int = 2) -> Times:
+    """Seconds of every contender's chunk in every repeat: a, b, c, then c, b, a, then a, b, c ...
 
-    Garbage is collected between chunks and not within, as it would fall on whoever is running.
+    After `each` repeats all contenders are made anew and warmed up: where a model happens to lie in
+    memory makes it some percent faster or slower than its twin for as long as it lives. Garbage is
+    collected as usual, but what stood before the first repeat (a million objects of the imported
+    libraries) is not looked through each time.
     """
-    for chunk in chunks.values():
-        for _ in range(warmup):
-            chunk()
-    times: Times = {name: [] for name in chunks}
-    gc.collect()
-    gc.disable()
-    try:
-        for number in range(repeats):
-            for name in list(chunks)[:: -1 if number % 2 else 1]:
-                times[name].append(chunks[name]())
-                gc.collect(0)
-    finally:
-        gc.enable()
+    times: Times = {name: [] for name in makers}
+    chunks: dict[str, Chunk] = {}
+    for number in range(repeats):
+        names = list(makers)[:: -1 if number % 2 else 1]
+        if number % each == 0:
+            chunks.clear()
+            gc.unfreeze()
+            gc.collect()
+            chunks = {name: makers[name]() for name in _turned(names, number // each)}
+            for chunk in chunks.values():
+                chunk()
+            gc.freeze()
+        for name in names:
+            times[name].append(chunks[name]())
+    gc.unfreeze()
     return times
 
 
-def ratios(times: Times, name: str, against: str) -> list[float]:
-    """The ratio of two contenders within each repeat."""
-    return [a / b for a, b in zip(times[name], times[against], strict=True)]
+def _turned(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]
 
 
-def spread(values: list[float]) -> float:
+def spread(values: Sequence[float]) -> float:
     """The interquartile range."""
     if len(values) < 2:
         return 0.0
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return high - low
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of the median, from the order of the values alone."""
+    ordered, half = sorted(values), 0.98 * math.sqrt(len(values))
+    low, high = math.floor(len(values) / 2 - half), math.ceil(len(values) / 2 + half) - 1
+    return ordered[max(low, 0)], ordered[min(high, len(values) - 1)]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for torch's operations."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -84,9 +84,10 @@ class Batch:
         if not isinstance(self.inputs, Tensor) or self.mask is not None:
             return False
         rows = self.inputs.shape[:1]
+        others: tuple[Any, ...] = (self.targets, self.indices)
         return len(rows) == 1 and all(
-            tensor is None or (isinstance(tensor, Tensor) and tensor.shape[:1] == rows)
-            for tensor in (self.targets, self.indices)
+            other is None or (isinstance(other, Tensor) and other.shape[:1] == rows)
+            for other in others
         )
 
     def _check_rows(self) -> None:

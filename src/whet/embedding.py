@@ -39,9 +39,7 @@ def modules(model: nn.Module, at: str, exclude: Sequence[str], key: str) -> dict
         if isinstance(module, nn.Embedding | nn.EmbeddingBag)
     }  # fmt: skip
     if not every:
-        raise NotApplicable(
-            key, "the model has no nn.Embedding whose vectors could be moved."
-        )
+        raise NotApplicable(key, "the model has no nn.Embedding whose vectors could be moved.")
     wanted = match(list(every), at.removesuffix(".weight"))
     dropped = {name for pattern in exclude for name in match(list(every), pattern)}
     found: dict[int, str] = {}

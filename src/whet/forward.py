@@ -95,8 +95,9 @@ class Forward:
     def total(self, window: Window) -> Tensor:
         """The scalar this micro-batch contributes to the window's loss."""
         items = window.total("items")
-        if self.mask is None:
-            # one operation each way; a sum that is divided takes two, a quarter of the loss's time
+        if self.mask is None and self.scale == 1.0 and self.losses.dtype is torch.float32:
+            # one operation each way; a sum that is divided takes two, a quarter of the loss's time.
+            # Of a scaled loss the gradient would differ in its last bit: s/n is not s * (1/n)
             losses = self.losses.flatten()
             loss = losses.dot(losses.new_full(losses.shape, 1.0 / items))
         else:

@@ -205,7 +205,7 @@ def test_no_gradient_at_all_is_a_norm_of_zero() -> None:
 
 @pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan])
 def test_refuses_norms_that_clip_everything_away(max_norm: float) -> None:
-    with pytest.raises(InputError, match=r"max_norm is .*; it must be \(0, inf\)"):
+    with pytest.raises(InputError, match=r"max_norm is .*; it must lie in \(0, inf\)"):
         check(ClipGradNorm(max_norm), "clip_grad_norm")
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from whet import spans
 from whet.errors import InputError
 from whet.method import Card, Layer, Method, Placement, Resource, method
 from whet.predict import MeanPredictor, Predictor, State, model_state
@@ -104,7 +105,7 @@ class Snapshot(Method):
                 f"{self.key} cuts training into cycles, so its length must be known: pass "
                 "updates=N to Stack."
             )
-        self._length = int(self.span[1] * run.total)
+        self._length = spans.cut(self.span[1], run.total)
         if self._length < self.cycles:
             raise InputError(
                 f"{self.key}: {self.cycles} cycles do not fit into {self._length} updates; set "

@@ -1,0 +1,40 @@
+"""Measure what whet costs: `python -m benchmarks [NAME ...] [--repeats N] [--out FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.catalogue import groups
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a table, write the results."""
+    every = groups()
+    names = [entry.name for group in every for entry in group.entries]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; or all")
+    parser.add_argument(
+        "--repeats", type=int, help="repeats of each contender; from 20 on to trust"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.names if name not in names]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(names)}")
+    if os.getloadavg()[0] > 0.5:
+        print("Other programs are running: ratios are taken in turns, yet expect some spread.")
+    measured: results.Results = {}
+    for group in (every_one.only(given.names or names) for every_one in every):
+        if group.entries:
+            print(f"measuring {', '.join(entry.name for entry in group.entries)} ...", flush=True)
+            measured |= results.measure(group, given.repeats)
+    results.write(given.out, measured)
+    results.show(measured)
+
+
+if __name__ == "__main__":
+    main()

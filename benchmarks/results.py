@@ -1,0 +1,103 @@
+"""From times to results.json and a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.catalogue import Entry, Group
+from benchmarks.timing import Times, interleave, interval, spread, threads
+
+Results = dict[str, dict[str, Any]]
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers depend on, and nothing that names a machine."""
+    packages = ("torch", "lightning", "lightning-fabric", "accelerate")
+    return {
+        **{name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": "one; as many as cores for updates of averages",
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def measure(group: Group, repeats: int | None) -> Results:
+    """The numbers of a group."""
+    with threads(group.threads):
+        times = interleave(group.contenders, repeats or group.repeats)
+    return {entry.name: _result(entry, group, times) for entry in group.entries}
+
+
+def _result(entry: Entry, group: Group, times: Times) -> dict[str, Any]:
+    def ratios(name: str) -> list[float]:
+        return [a / b for a, b in zip(times[name], times[entry.against], strict=True)]
+
+    def milliseconds(name: str) -> float:
+        return statistics.median(times[name]) / group.units * 1e3
+
+    own = ratios(entry.contender)
+    pairs = zip(times[entry.contender], times[entry.against], strict=True)
+    added = statistics.median(a - b for a, b in pairs) / group.units * 1e6
+    ratio = statistics.median(own)
+    others = {name: statistics.median(ratios(name)) for name in entry.below}
+    is_added = entry.added is not None
+    return {
+        "ratio": round(ratio, 4),
+        "median": round(added if is_added else milliseconds(entry.contender), 4),
+        "spread": round(spread(own), 4),
+        "interval": [round(end, 4) for end in interval(own)],
+        "unit": f"us added per {group.unit}" if is_added else f"ms per {group.unit}",
+        "target": entry.target,
+        "met": entry.met(ratio, added, others),
+        "repeats": len(own),
+        "against": f"{entry.against}, {milliseconds(entry.against):.3f} ms per {group.unit}",
+        "threads": group.threads,
+        "command": f"python -m benchmarks {entry.name}",
+        "note": entry.note,
+    }
+
+
+def write(path: Path, measured: Results) -> None:
+    """Write, beside what the file holds of the same environment already."""
+    here = environment()
+    before: dict[str, Any] = {}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+    kept = before if before.get("environment") == here else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {**kept, **measured, "environment": here}
+    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def show(measured: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a table."""
+    table = Table("name", "ratio", "spread", "median", "against", "target", "met")
+    for name, row in measured.items():
+        met = {True: "[green]yes", False: "[red]no", None: ""}[row["met"]]
+        table.add_row(
+            name, f"{row['ratio']:.3f}", f"{row['spread']:.3f}", f"{row['median']:.3f} {row['unit']}",
+            row["against"], row["target"] or "", met,
+        )  # fmt: skip
+    Console().print(table)
+    Console().print(f"torch {torch.__version__}, {_cpu()}, {os.cpu_count()} cores")
