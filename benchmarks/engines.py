@@ -37,7 +37,7 @@ class Setting:
 
 
 SMALL = Setting((64, 128, 128, 10), batch=64, steps=50)
-TEN_MS = Setting((64, 512, 512, 10), batch=256, steps=8)
+TEN_MS = Setting((64, 512, 512, 10), batch=320, steps=8)
 
 
 def mlp(setting: Setting) -> nn.Sequential:

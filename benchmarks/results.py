@@ -71,7 +71,7 @@ def _result(entry: Entry, group: Group, times: Times) -> dict[str, Any]:
         "target": entry.target,
         "met": entry.met(ratio, added, others),
         "repeats": len(own),
-        "against": f"{entry.against}, {milliseconds(entry.against):.3f} ms per {group.unit}",
+        "against": f"{entry.against}, {milliseconds(entry.against):.3f} ms",
         "threads": group.threads,
         "command": f"python -m benchmarks {entry.name}",
         "note": entry.note,
@@ -92,12 +92,10 @@ def write(path: Path, measured: Results) -> None:
 
 def show(measured: Mapping[str, Mapping[str, Any]]) -> None:
     """Print a table."""
-    table = Table("name", "ratio", "spread", "median", "against", "target", "met")
+    columns = ("name", "ratio", "spread", "median", "against", "target", "met")
+    table = Table(*columns, title=f"torch {torch.__version__}, {_cpu()}, {os.cpu_count()} cores")
     for name, row in measured.items():
         met = {True: "[green]yes", False: "[red]no", None: ""}[row["met"]]
-        table.add_row(
-            name, f"{row['ratio']:.3f}", f"{row['spread']:.3f}", f"{row['median']:.3f} {row['unit']}",
-            row["against"], row["target"] or "", met,
-        )  # fmt: skip
-    Console().print(table)
-    Console().print(f"torch {torch.__version__}, {_cpu()}, {os.cpu_count()} cores")
+        numbers = (f"{row['ratio']:.3f}", f"{row['spread']:.3f}", f"{row['median']:.3f}")
+        table.add_row(name, *numbers, row["against"], row["target"] or "", met)
+    Console(width=max(Console().width, 120)).print(table)

@@ -32,21 +32,22 @@ def interleave(makers: Mapping[str, Callable[[], Chunk]], repeats: int, each: in
 
     After `each` repeats all contenders are made anew and warmed up: where a model happens to lie in
     memory makes it some percent faster or slower than its twin for as long as it lives. Garbage is
-    collected as usual, but what stood before the first repeat (a million objects of the imported
-    libraries) is not looked through each time.
+    collected as usual, but what the imported libraries hold is not looked through each time.
     """
+    for make in makers.values():
+        make()()  # imports what it needs
+    gc.collect()
+    gc.freeze()
     times: Times = {name: [] for name in makers}
     chunks: dict[str, Chunk] = {}
     for number in range(repeats):
         names = list(makers)[:: -1 if number % 2 else 1]
         if number % each == 0:
             chunks.clear()
-            gc.unfreeze()
             gc.collect()
             chunks = {name: makers[name]() for name in _turned(names, number // each)}
             for chunk in chunks.values():
                 chunk()
-            gc.freeze()
         for name in names:
             times[name].append(chunks[name]())
     gc.unfreeze()

@@ -40,6 +40,22 @@ def map_leaves(function: Callable[[Tensor], Tensor], nest: Any) -> Any:
     return tuple(map_leaves(function, value) for value in nest)
 
 
+def cut_leaves(nest: Any, size: int, count: int) -> Sequence[Any]:
+    """The nest in `count` nests of at most `size` rows, which share memory and no history.
+
+    To autograd they are strangers: one that a model changes in place is no business of the others.
+    """
+    if nest is None:
+        return [None] * count
+    if isinstance(nest, Tensor):
+        return torch.unsafe_split(nest, size)
+    if isinstance(nest, Mapping):
+        parts = {key: cut_leaves(value, size, count) for key, value in nest.items()}
+        return [{key: part[n] for key, part in parts.items()} for n in range(count)]
+    several = [cut_leaves(value, size, count) for value in nest]
+    return [tuple(part[n] for part in several) for n in range(count)]
+
+
 def join_leaves(nests: Sequence[Any]) -> Any:
     """Concatenate nests of one shape along their rows."""
     first = nests[0]
@@ -84,10 +100,12 @@ class Batch:
         if not isinstance(self.inputs, Tensor) or self.mask is not None:
             return False
         rows = self.inputs.shape[:1]
-        others: tuple[Any, ...] = (self.targets, self.indices)
-        return len(rows) == 1 and all(
-            other is None or (isinstance(other, Tensor) and other.shape[:1] == rows)
-            for other in others
+        targets: Any = self.targets
+        indices: Any = self.indices
+        return (
+            len(rows) == 1
+            and (targets is None or (isinstance(targets, Tensor) and targets.shape[:1] == rows))
+            and (indices is None or (isinstance(indices, Tensor) and indices.shape[:1] == rows))
         )
 
     def _check_rows(self) -> None:

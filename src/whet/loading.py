@@ -95,8 +95,7 @@ class RowLoader:
         order, size = self.order(number), self.batch_size
         spots = range(start * size, self.batches * size, size)
         if isinstance(self.rows, Arrays):
-            for at in spots:
-                yield self.rows.fetch(order[at : at + size], ())
+            yield from self.rows.in_turn(order[: self.batches * size], size, start)
             return
         base = seeding.key(self.seed, self.purpose, "sample", number)
         keyed = (_keyed(base, at, order[at : at + size]) for at in spots)

@@ -110,11 +110,13 @@ def wrap(run: Any, methods: Sequence[Method], moment: str, innermost: Moment) ->
     call = innermost
     for method in reversed(methods):
         if overrides(method, moment):
-            call = _bind(getattr(method, moment), run, call)
+            call = bind(getattr(method, moment), run, call)
     return call
 
 
-def _bind(moment: Moment, run: Any, inner: Moment) -> Moment:
+def bind(moment: Moment, run: Any, inner: Moment) -> Moment:
+    """A moment of which only the batch, the forward or the window is still open."""
+
     # a closure of one positional call is the quickest that Python offers, and this is the hot path
     def bound(subject: Any) -> Any:
         return moment(run, subject, inner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from whet import seeding
-from whet.batch import Batch, map_leaves
+from whet.batch import Batch, cut_leaves, leaves, map_leaves
 from whet.errors import InputError
 
 Collate = Callable[[list[Any]], Any]
@@ -57,11 +58,19 @@ def _frame(frame: Any, what: str) -> np.ndarray[Any, Any]:
     return array
 
 
+LIGHT = 1 << 15  # bytes of a batch below which gathering it is nothing but the cost of the call
+TOGETHER = 16  # so many light batches are gathered in one call
+LINE = 64  # bytes: a batch that begins on such a boundary is computed like one by itself
+
+
 class Arrays:
     """All rows in memory; a batch is one slice of whole arrays."""
 
     def __init__(self, whole: Batch) -> None:
         self.whole = whole
+        extras = (whole.targets, whole.mask)
+        self._parts = [part for _, part in leaves(whole.inputs)]
+        self._parts += [part for part in extras if part is not None]
 
     def __len__(self) -> int:
         return self.whole.size
@@ -77,6 +86,31 @@ class Arrays:
         mask = None if whole.mask is None else take(whole.mask)
         targets = None if whole.targets is None else take(whole.targets)
         return Batch(map_leaves(take, whole.inputs), targets, mask, rows)
+
+    def in_turn(self, order: Tensor, size: int, first: int = 0) -> Iterator[Batch]:
+        """Batches of `size` rows in an order, from batch number `first` on.
+
+        Light batches are gathered several at a time, always the same ones together: a batch has the
+        same place in memory whether the epoch was entered here or at its beginning.
+        """
+        together = self._together(size)
+        for begin in range(first // together * together, -(-len(order) // size), together):
+            rows = order[begin * size : (begin + together) * size]
+            batches = [self.fetch(rows, ())] if together == 1 else self._several(rows, size)
+            yield from batches[max(first - begin, 0) :]
+
+    def _together(self, size: int) -> int:
+        if not all(part.is_cpu and part.layout is torch.strided for part in self._parts):
+            return 1
+        weights = [size * math.prod(p.shape[1:]) * p.element_size() for p in self._parts]
+        aligned = all(weight % LINE == 0 for weight in weights)
+        return TOGETHER if aligned and sum(weights) <= LIGHT else 1
+
+    def _several(self, rows: Tensor, size: int) -> list[Batch]:
+        many, count = self.fetch(rows, ()), -(-len(rows) // size)
+        fields = (many.inputs, many.targets, many.mask, rows)
+        cut = (cut_leaves(field, size, count) for field in fields)
+        return [Batch(*parts) for parts in zip(*cut, strict=True)]
 
 
 def seed_all(key: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
@@ -87,7 +86,7 @@ class Stack:
             for need in sorted(method.needs):
                 self.run.resource(need, method)
             method.build(self.run)
-        self._send_back = backward or partial(optim.send_back, scaler=scaler)
+        self._send_back = backward or optim.backward(scaler)
         self._watch = LossWatch()
         self._active: list[Method] = []
         self._carried: dict[str, Any] = {}
@@ -137,7 +136,7 @@ class Stack:
                     method.load_state_dict(self._carried.pop(method.key))
         run.walk()
         self._now = nesting.Interval(
-            run, self._active, forward=partial(self.objective.forward, run, inner=_unreachable),
+            run, self._active, forward=nesting.bind(self.objective.forward, run, _unreachable),
             backward=self._send, gradients=self._accumulate, step=self._plain_step,
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar
 
 from whet.method import Card, method
@@ -33,6 +34,6 @@ class Supervised(Objective):
         data="targets", avoid_when="there are no targets",
     )  # fmt: skip
 
-    @property
+    @cached_property
     def family(self) -> Family:
         return family(self.family_name)

@@ -2,15 +2,15 @@
 
 from whet.optim.factory import optimizer, schedule
 from whet.optim.groups import check_holds, decay_groups, load_state
-from whet.optim.scaling import send_back, step, unscale
+from whet.optim.scaling import backward, step, unscale
 
 __all__ = [
+    "backward",
     "check_holds",
     "decay_groups",
     "load_state",
     "optimizer",
     "schedule",
-    "send_back",
     "step",
     "unscale",
 ]

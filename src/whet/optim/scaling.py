@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import methodcaller
+
 import torch
 from torch import Tensor
 
@@ -9,9 +12,11 @@ Optimizer = torch.optim.Optimizer
 Scaler = torch.amp.GradScaler
 
 
-def send_back(loss: Tensor, scaler: Scaler | None) -> None:
+def backward(scaler: Scaler | None) -> Callable[[Tensor], None]:
     """The backward pass of a loss, scaled where there is a scaler."""
-    (loss if scaler is None else scaler.scale(loss)).backward()
+    if scaler is None:
+        return methodcaller("backward")
+    return lambda loss: scaler.scale(loss).backward()
 
 
 def unscale(optimizer: Optimizer, scaler: Scaler) -> None:
