@@ -2,7 +2,8 @@
 
 Everybody trains the same model on the same rows with the same optimizer. A chunk is one epoch over
 tensors in memory in a new order. The hand loop and the peers slice the tensors by a permutation,
-which costs them less than a DataLoader would; whet reads them with its own loader.
+which costs them less than a DataLoader would; whet reads them with its own loader. A chunk is long
+enough for what an epoch costs at its beginning to count for little.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Setting:
         return f"MLP {'-'.join(map(str, self.widths))}, batch {self.batch}, AdamW"
 
 
-SMALL = Setting((64, 128, 128, 10), batch=64, steps=50)
-TEN_MS = Setting((64, 512, 512, 10), batch=320, steps=8)
+SMALL = Setting((64, 128, 128, 10), batch=64, steps=100)
+TEN_MS = Setting((64, 512, 512, 10), batch=320, steps=16)
 
 
 def mlp(setting: Setting) -> nn.Sequential:

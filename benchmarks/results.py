@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "threads": "one; as many as cores for updates of averages",
+        "threads": 1,
     }
 
 
@@ -50,32 +50,31 @@ def measure(group: Group, repeats: int | None) -> Results:
 
 
 def _result(entry: Entry, group: Group, times: Times) -> dict[str, Any]:
-    def ratios(name: str) -> list[float]:
-        return [a / b for a, b in zip(times[name], times[entry.against], strict=True)]
-
-    def milliseconds(name: str) -> float:
-        return statistics.median(times[name]) / group.units * 1e3
-
-    own = ratios(entry.contender)
-    pairs = zip(times[entry.contender], times[entry.against], strict=True)
-    added = statistics.median(a - b for a, b in pairs) / group.units * 1e6
-    ratio = statistics.median(own)
-    others = {name: statistics.median(ratios(name)) for name in entry.below}
-    is_added = entry.added is not None
+    """One entry; `interval` is that of what the target is about: the ratio, or the microseconds."""
+    own, against = times[entry.contender], times[entry.against]
+    ratios = _divided(own, against)
+    added = [(a - b) / group.units * 1e6 for a, b in zip(own, against, strict=True)]
+    is_added, per = entry.added is not None, 1e3 / group.units
+    shown = added if is_added else [seconds * per for seconds in own]
+    others = {name: statistics.median(_divided(times[name], against)) for name in entry.below}
     return {
-        "ratio": round(ratio, 4),
-        "median": round(added if is_added else milliseconds(entry.contender), 4),
-        "spread": round(spread(own), 4),
-        "interval": [round(end, 4) for end in interval(own)],
+        "ratio": round(statistics.median(ratios), 4),
+        "median": round(statistics.median(shown), 4),
+        "spread": round(spread(ratios), 4),
+        "interval": [round(end, 4) for end in interval(added if is_added else ratios)],
         "unit": f"us added per {group.unit}" if is_added else f"ms per {group.unit}",
         "target": entry.target,
-        "met": entry.met(ratio, added, others),
-        "repeats": len(own),
-        "against": f"{entry.against}, {milliseconds(entry.against):.3f} ms",
+        "met": entry.met(statistics.median(ratios), statistics.median(added), others),
+        "repeats": len(ratios),
+        "against": f"{entry.against}, {statistics.median(against) * per:.3f} ms",
         "threads": group.threads,
         "command": f"python -m benchmarks {entry.name}",
         "note": entry.note,
     }
+
+
+def _divided(times: list[float], others: list[float]) -> list[float]:
+    return [a / b for a, b in zip(times, others, strict=True)]
 
 
 def write(path: Path, measured: Results) -> None:
