@@ -16,26 +16,10 @@ from typing import Any
 
 import torch
 
+from whet import whole
 from whet.errors import CheckpointError
 
 FORMAT = 1
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write bytes and wait until the disk has them."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -44,14 +28,9 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         CheckpointError: the disk refused (full, read-only); the old file is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write_synced(draft, data)
-        os.replace(draft, path)
-        sync_folder(path.parent)
+        whole.replace(path, data)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise CheckpointError(_refused(path, error)) from error
 
 
@@ -77,7 +56,7 @@ def save(folder: Path, number: int, state: Mapping[str, Any], *, keep: int | Non
         _write(draft, number, state)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(draft, place)
-        sync_folder(folder)
+        whole.sync_folder(folder)
         _sweep(folder)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -108,8 +87,8 @@ def _write(draft: Path, number: int, state: Mapping[str, Any]) -> None:
         "format": FORMAT, "number": number, "bytes": path.stat().st_size,
         "sha256": _digest(path), "torch": torch.__version__,
     }  # fmt: skip
-    write_synced(draft / "manifest.json", json.dumps(manifest, indent=1).encode())
-    sync_folder(draft)
+    whole.write_synced(draft / "manifest.json", json.dumps(manifest, indent=1).encode())
+    whole.sync_folder(draft)
 
 
 def _sweep(folder: Path) -> None:

@@ -148,7 +148,7 @@ class TestFiles:
                 Predictor.load(tmp_path / name, linear())
 
     def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from whet import checkpoint
+        from whet import whole
 
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
@@ -157,7 +157,7 @@ class TestFiles:
         predictor = ModelPredictor(linear(), model_state(linear()), family("categorical"))
         predictor.save(path)
         before = path.read_bytes()
-        monkeypatch.setattr(checkpoint, "write_synced", full)
+        monkeypatch.setattr(whole, "write_synced", full)
         with pytest.raises(
             CheckpointError, match=r"No space left on device.*is untouched; make room"
         ):

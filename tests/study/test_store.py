@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from whet import whole
 from whet.errors import InputError, WhetError
 from whet.study import files
 from whet.study.plan import Node, Row
@@ -88,7 +89,7 @@ class TestFiles:
 
     def test_half_written_files_are_removed(self, store: Store) -> None:
         store.finish(NODE, ROW)
-        (store.folder_of(NODE) / f".row.json.1{files.TEMPORARY}").touch()
+        (store.folder_of(NODE) / f".row.json.1{whole.DRAFT}").touch()
         assert store.mend() == ["removed 1 half-written file(s)"]
         assert store.done(NODE) is not None
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, renamed into it."""
+"""A study's files: text and JSON lines that are whole or absent, and the lock on their folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from whet import whole
 from whet.errors import InputError, WhetError
 
 if sys.platform != "win32":
     import fcntl
-
-TEMPORARY = ".writing"
 
 
 class InUse(InputError):
@@ -25,17 +24,9 @@ class InUse(InputError):
 
 def write(path: Path, text: str) -> None:
     """Replace a file whole; a reader or a crash sees the old text or the new, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _sync_folder(path.parent)
+        whole.replace(path, text.encode("utf-8"))
     except OSError as error:
-        _forget(beside)
         raise _unwritable(path, error) from error
 
 
@@ -89,9 +80,10 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 def sweep(folder: Path) -> int:
     """Remove what a killed process left half written; says how many files that were."""
-    left = [path for path in folder.rglob(f".*{TEMPORARY}") if path.is_file()]
+    left = [path for path in folder.rglob(f".*{whole.DRAFT}") if path.is_file()]
     for path in left:
-        _forget(path)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
     return len(left)
 
 
@@ -144,19 +136,6 @@ def _finite(values: object) -> object:
     if isinstance(values, list | tuple):
         return [_finite(value) for value in values]
     return values
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _forget(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> WhetError:
