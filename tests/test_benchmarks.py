@@ -49,7 +49,7 @@ def test_numbers_of_another_environment_are_dropped(tmp_path: Path) -> None:
 def test_an_unknown_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["fmg"])
-    assert "unknown: fmg; there are engine_small" in capsys.readouterr().err
+    assert "unknown: fmg; there are noop_ten_us" in capsys.readouterr().err
 
 
 def test_what_is_promised_is_measured() -> None:
