@@ -70,6 +70,8 @@ class Group:
         repeats: how many times each runs its chunk.
         units: steps or updates in a chunk.
         unit: what one of them is called.
+        each: repeats before all are made anew.
+        warmup: chunks that are not timed when they are.
         threads: threads of torch's operations; several wait for each other on a machine that is
             shared, and small tensors gain nothing by them.
     """
@@ -79,6 +81,8 @@ class Group:
     repeats: int
     units: int
     unit: str
+    each: int = 2
+    warmup: int = 1
     threads: int = 1
 
     def only(self, names: Sequence[str]) -> Group:
@@ -158,7 +162,7 @@ def _methods() -> list[Group]:
     return [
         Group(
             {"none": partial(steps.no_ops, 0), "ten no-ops": partial(steps.no_ops, 10)}, [nothing],
-            600, steps.NO_OP.steps, "step",
+            640, steps.NO_OP.steps, "step", each=4, warmup=4,
         ),
         Group({"plain step": steps.tokens, "with FGM": steps.fgm}, [fgm], 20, steps.STEPS, "step"),
     ]  # fmt: skip

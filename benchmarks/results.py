@@ -45,7 +45,7 @@ def _cpu() -> str:
 def measure(group: Group, repeats: int | None) -> Results:
     """The numbers of a group."""
     with threads(group.threads):
-        times = interleave(group.contenders, repeats or group.repeats)
+        times = interleave(group.contenders, repeats or group.repeats, group.each, group.warmup)
     return {entry.name: _result(entry, group, times) for entry in group.entries}
 
 

@@ -27,12 +27,14 @@ def timed(work: Callable[[], object]) -> Chunk:
     return chunk
 
 
-def interleave(makers: Mapping[str, Callable[[], Chunk]], repeats: int, each: int = 2) -> Times:
+def interleave(
+    makers: Mapping[str, Callable[[], Chunk]], repeats: int, each: int = 2, warmup: int = 1
+) -> Times:
     """Seconds of every contender's chunk in every repeat: a, b, c, then c, b, a, then a, b, c ...
 
-    After `each` repeats all contenders are made anew and warmed up: where a model happens to lie in
-    memory makes it some percent faster or slower than its twin for as long as it lives. Garbage is
-    collected as usual, but what the imported libraries hold is not looked through each time.
+    After `each` repeats all contenders are made anew and warmed up by `warmup` chunks: where a
+    model happens to lie in memory makes it some percent faster or slower than its twin for good.
+    Garbage is collected as usual, but what libraries hold is not looked through each time.
     """
     for make in makers.values():
         make()()  # imports what it needs
@@ -47,7 +49,8 @@ def interleave(makers: Mapping[str, Callable[[], Chunk]], repeats: int, each: in
             gc.collect()
             chunks = {name: makers[name]() for name in _turned(names, number // each)}
             for chunk in chunks.values():
-                chunk()
+                for _ in range(warmup):
+                    chunk()
         for name in names:
             times[name].append(chunks[name]())
     gc.unfreeze()

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
 
@@ -77,6 +77,7 @@ class Card:
     data: str
     avoid_when: str
     status: str = "stable"
+    zh: Mapping[str, str] = field(default_factory=dict)  # title, cost, phase, data, avoid_when
 
 
 M = TypeVar("M", bound="Method")
@@ -98,6 +99,7 @@ class Method:
     placements: ClassVar[Placement] = Placement.ANYTIME
     neutral: ClassVar[Mapping[str, Any] | str]
     outside: ClassVar[tuple[str, ...]] = ()
+    companions: ClassVar[frozenset[str]] = frozenset()  # must stand beside it where they apply
     card: ClassVar[Card]
 
     span: tuple[float, float] = (0.0, 1.0)

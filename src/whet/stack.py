@@ -214,8 +214,9 @@ class Stack:
 
     def before_update(self) -> None:
         """Tell the methods that the gradients are whole."""
+        run = self.run
         for method in self._now.before_update:
-            method(self.run)
+            method(run)
 
     def step_optimizer(self) -> bool:
         """Step; False where the scaler found an overflow and skipped."""

@@ -28,6 +28,7 @@ class Task:
         resources: what methods name in `needs`: `unlabelled` data, `weak`, `strong` and `view`
             functions `(inputs, generator) -> inputs`, a `teacher`.
         collate: from a list of a Dataset's samples to a batch.
+        classes: names of the classes in the order of their numbers, for reports.
         name: shown in reports.
     """
 
@@ -39,6 +40,7 @@ class Task:
     metrics: Sequence[str | Callable[..., float]] | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)
     collate: Callable[[list[Any]], Any] | None = None
+    classes: Sequence[str] | None = None
     name: str = "task"
 
     def part(self, name: str) -> Any:
