@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: study test test-all check bench gpu clean help
+.PHONY: study test test-all check bench docs gpu clean help
 
 study: $(RUNTIME) ## train the digits study and write its report
 	$(VENV)/bin/whet study digits
@@ -38,13 +38,17 @@ check: $(DEV) ## linters, types, import order
 bench: $(DEV) ## measure costs; writes benchmarks/results.json
 	$(PY) -m benchmarks
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(DEV) ## build the site into site/; a warning is an error
+	$(PY) -m mkdocs build --strict --quiet
+
 gpu: $(DEV) ## the tests that need an accelerator
 	@$(PY) -c 'import sys, torch; sys.exit(not torch.accelerator.is_available())' || \
 		{ echo "make gpu: torch sees no accelerator here; none of the gpu tests ran"; exit 1; }
 	$(PY) -m pytest -m gpu
 
 clean: ## remove .venv, caches and builds; studies and runs stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list

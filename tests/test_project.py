@@ -44,7 +44,7 @@ def test_pin_exists_and_is_in_the_range(need: Requirement) -> None:
 
 
 def test_extras() -> None:
-    names = {"text", "vision", "metric", "graph", "ray", "slurm", "hosts", "track", "dev"}
+    names = {"text", "vision", "metric", "graph", "ray", "slurm", "hosts", "track", "docs", "dev"}
     assert set(EXTRAS) == names
 
 

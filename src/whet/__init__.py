@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from whet.stack import Stack as Stack
     from whet.stage import Recipe as Recipe
     from whet.stage import Stage as Stage
+    from whet.study.study import Study as Study
     from whet.task import Task as Task
+    from whet.tasks import About as About
 
     __version__: str
 
 _HOMES = {
-    "Batch": "batch", "Forward": "forward", "Layer": "method", "Method": "method",
-    "Objective": "objectives", "Predictor": "predict", "Recipe": "stage", "Resource": "method",
-    "Run": "run", "Stack": "stack", "Stage": "stage", "Task": "task", "WhetError": "errors",
+    "About": "tasks", "Batch": "batch", "Forward": "forward", "Layer": "method",
+    "Method": "method", "Objective": "objectives", "Predictor": "predict", "Recipe": "stage",
+    "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
+    "Study": "study.study", "Task": "task", "WhetError": "errors",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604

@@ -29,7 +29,7 @@ def main() -> None:
     try:
         app()
     except WhetError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]) + "\n")
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -64,11 +64,17 @@ def whet(
 
 @app.command()
 def study(
-    task: Annotated[str, typer.Argument(help="A task; [bold]whet tasks[/bold] lists them.")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="A built-in task ([bold]whet tasks[/bold] lists them), or a Python file that "
+            "defines task(seed) ([bold]whet new[/bold] writes one). The file is run."
+        ),
+    ],
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods to try, each alone, as [bold]ema,fgm[/bold] or with settings as "
+            help="Methods to try, as [bold]ema,fgm[/bold] or with settings as "
             "[bold]ema:decay=0.99,fgm:during=\\[0.25,1][/bold]. Default: all that suit the task."
         ),
     ] = None,
@@ -76,6 +82,32 @@ def study(
         int | None,
         typer.Option(min=1, help="Seeds of each arm; a verdict needs 3. Default: the task's."),
     ] = None,
+    when: Annotated[
+        str,
+        typer.Option(
+            help="Part of training that each method takes: [bold]start[/bold] (first quarter), "
+            "[bold]whole[/bold], [bold]end[/bold] (last quarter), or several as start,whole,end."
+        ),
+    ] = "whole",
+    design: Annotated[
+        str,
+        typer.Option(
+            help="[bold]add-one[/bold]: each method alone. [bold]leave-one-out[/bold]: all that go "
+            "together, and all but one. [bold]both[/bold]."
+        ),
+    ] = "add-one",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Time to spend, as 30m or 8h: steps are measured, then arms, seeds and length of "
+            "training chosen so that it is enough.",
+        ),
+    ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="Only two updates of everything, to find mistakes early."),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the study's files. Default: whet-studies/TASK."),
@@ -88,35 +120,52 @@ def study(
         int,
         typer.Option(min=1, help="Torch threads of each run; another number is another study."),
     ] = 1,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or cuda; another kind is another study.")
+    ] = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the results in the folder and begin anew.")
     ] = False,
 ) -> None:
-    """Train the baseline and each method alone, and report what helped.
+    """Train a baseline and variants of it, and report which methods helped.
 
-    Every method meets the baseline on the same seeds: same split, same
-    initial weights, same order of the data. Stop it at any time: the same
-    command continues. More seeds or methods train only what is new; a
-    changed setting trains only what it touches.
+    Every arm meets the baseline on the same seeds: same split, same initial
+    weights, same order of the data. Stop it at any time: the same command
+    continues. More seeds or methods train only what is new; a changed
+    setting or file trains only what it touches.
 
     \b
     [bold]Examples[/bold]
       whet study digits
-      whet study digits --methods ema,sam --seeds 10
-      whet study digits --methods ema:decay=0.9,ema:decay=0.99
-      whet study digits --out results/digits --jobs 4
+      whet study digits --methods ema:decay=0.9,ema:decay=0.99 --seeds 10
+      whet study my/task.py --fast
+      whet study my/task.py --design both --budget 8h
+      whet study my/task.py --methods fgm,r_drop --when start,whole,end
     """
+    from whet import places
     from whet.study import display
-    from whet.study.conduct import Request, conduct
+    from whet.study.conduct import conduct
+    from whet.study.prepare import Request
+    from whet.study.rehearsal import Rehearsal
 
     console = _console()
-    evidence = conduct(Request(task, methods, seeds, out, jobs, threads, fresh), console)
-    if evidence.comparisons:
-        console.print(display.table(evidence.comparisons, evidence.study["task"]["metric"]))
-    failed = sum(row["status"] == "failed" for row in evidence.rows)
+    file = places.file_of(task)
+    request = Request(
+        task if file is None else places.name_of(file), file, methods, seeds, when, design,
+        budget, fast, out, jobs, threads, device, fresh,
+    )  # fmt: skip
+    found = conduct(request, console)
+    if isinstance(found, Rehearsal):
+        console.print(display.rehearsed(found.rows))
+        raise typer.Exit(1 if found.mistakes() else 0)
+    metric = found.study["task"]["metric"]
+    for comparisons, against in ((found.comparisons, "the baseline"), (found.leaving, "all")):
+        if comparisons:
+            console.print(display.table(comparisons, metric, against))
+    failed = sum(row["status"] == "failed" for row in found.rows)
     if failed:
         typer.echo(f"{failed} run(s) failed: see the report; the same command tries them again")
-    typer.echo(f"report: {evidence.report}")
+    typer.echo(f"report: {found.report}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -162,7 +211,12 @@ def tasks() -> None:
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show this method in full.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    lang: Annotated[
+        str, typer.Option(metavar="en|zh", help="Language of the cards: English or Chinese.")
+    ] = "en",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, for programs: both languages.")
+    ] = False,
 ) -> None:
     """Show the methods there are, or one of them in full.
 
@@ -170,10 +224,13 @@ def methods(
     [bold]Examples[/bold]
       whet methods
       whet methods ema
+      whet methods --lang zh
       whet methods --json
     """
     from whet.methods import catalogue
+    from whet.study import catalogue as shown
 
+    shown.check(lang)
     cards = catalogue()
     if name is not None:
         cards = [card for card in cards if card["name"] == name]
@@ -182,13 +239,11 @@ def methods(
     if as_json:
         typer.echo(json.dumps(cards if name is None else cards[0], indent=2, ensure_ascii=False))
         return
-    from whet.study import catalogue as shown
-
     console = _console()
     if name is None:
-        console.print(shown.overview(cards, console.width))
+        console.print(shown.overview(cards, console.width, lang))
         return
-    console.print(shown.whole(cards[0]))
+    console.print(shown.whole(cards[0], lang))
     console.print(cards[0]["doc"].strip(), markup=False, highlight=False, soft_wrap=True)
 
 

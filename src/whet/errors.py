@@ -4,10 +4,54 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from typing import Any, Self
 
 
 class WhetError(Exception):
-    """A mistake that the user can mend; the command line prints it without a traceback."""
+    """A mistake that the user can mend; the command line prints it without a traceback.
+
+    Its note, which a traceback shows below the message, is the page that explains this kind.
+
+    >>> WhetError.page().rpartition("/")[2]
+    'errors.html#wheterror'
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Noted here and not in the constructor, which subclasses override."""
+        error = super().__new__(cls, *args, **kwargs)
+        page = cls.page()
+        if page is not None:
+            error.add_note(f"more: {page}")
+        return error
+
+    @classmethod
+    def page(cls) -> str | None:
+        """The address that explains this kind, or whet's nearest above it; None without a site."""
+        address = site()
+        known = next(kind for kind in cls.__mro__ if kind.__module__.partition(".")[0] == "whet")
+        return None if address is None else f"{address}errors.html#{known.__name__.lower()}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By the message: constructors take other arguments, and processes exchange errors."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[WhetError], args: tuple[Any, ...]) -> WhetError:
+    return kind.__new__(kind, *args)
+
+
+@cache
+def site() -> str | None:
+    """Where the documentation is published: the package's own metadata, from pyproject.toml."""
+    try:
+        found = metadata.metadata("whet").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        return None  # run from the sources without an installation
+    urls = dict(line.split(", ", 1) for line in found)
+    address = urls.get("Documentation")
+    return None if address is None else f"{address.rstrip('/')}/"
 
 
 class InputError(WhetError, ValueError):

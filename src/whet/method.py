@@ -83,6 +83,21 @@ class Card:
 M = TypeVar("M", bound="Method")
 
 
+class _BySettings:
+    """A declaration that depends on settings; asked of the class, it is that of the defaults."""
+
+    def __init__(self, of: Callable[[Any], Any]) -> None:
+        self.of = of
+
+    def __get__(self, method: object | None, kind: type) -> Any:
+        return self.of(kind if method is None else method)  # a class holds its fields' defaults
+
+
+def by_settings(of: Callable[[Any], Any]) -> Any:
+    """A method's declaration (`owns`, `placements`) as a function of its settings."""
+    return _BySettings(of)
+
+
 class Method:
     """A training method; a subclass overrides only the moments it changes.
 
@@ -100,6 +115,7 @@ class Method:
     neutral: ClassVar[Mapping[str, Any] | str]
     outside: ClassVar[tuple[str, ...]] = ()
     companions: ClassVar[frozenset[str]] = frozenset()  # must stand beside it where they apply
+    over_schedule: ClassVar[bool] = False  # the rates it owns lie over a schedule that goes on
     card: ClassVar[Card]
 
     span: tuple[float, float] = (0.0, 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -115,6 +115,28 @@ def put_back(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Write the copies back into their tensors."""
     for tensor, copy in pairs:
         tensor.copy_(copy)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float32 at least: the steps of an average are below half precision's resolution."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+@contextmanager
+@torch.no_grad()
+def standing_in(tensors: Sequence[Tensor], values: Iterable[Tensor]) -> Iterator[None]:
+    """Other values in the tensors, for the length of a `with`.
+
+    In place: tied weights, the optimizer's state and compiled graphs keep their tensors. Within,
+    the caller's own gradient mode holds.
+    """
+    kept = [tensor.detach().clone() for tensor in tensors]
+    try:
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value)
+        yield
+    finally:
+        torch._foreach_copy_(list(tensors), kept)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -58,9 +58,14 @@ def _refuse(a: Method, b: Method) -> None:
         )
 
 
+def brings_schedule(method: Method) -> bool:
+    """Whether a method owns the learning rate instead of a schedule, and not over one."""
+    return Resource.LEARNING_RATE in method.owns and not method.over_schedule
+
+
 def check_schedule(methods: Sequence[Method]) -> None:
-    """Refuse a schedule beside a method that owns the learning rate."""
-    owner = [m.key for m in methods if Resource.LEARNING_RATE in m.owns]
+    """Refuse a schedule beside a method that brings its own."""
+    owner = [method.key for method in methods if brings_schedule(method)]
     if owner:
         raise Clash(
             f"{owner[0]} and the stage's schedule both claim the learning rate. Leave the "

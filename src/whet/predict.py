@@ -185,19 +185,20 @@ def evaluate(
     predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None
 ) -> dict[str, float]:
     """Metrics of a predictor; the family's defaults where none are named."""
-    return measures.evaluate(_wanted(predictor, metrics), *predict(predictor, batches))
+    return measures.evaluate(wanted(predictor, metrics), *predict(predictor, batches))
 
 
 def score(
     predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None
 ) -> float:
     """The deciding metric, which is the first one; more is better."""
-    decisive = _wanted(predictor, metrics)[:1]
+    decisive = wanted(predictor, metrics)[:1]
     [value] = measures.evaluate(decisive, *predict(predictor, batches)).values()
     return value if decisive[0].higher_is_better else -value
 
 
-def _wanted(predictor: Predictor, metrics: Sequence[Any] | None) -> list[measures.Metric]:
+def wanted(predictor: Predictor, metrics: Sequence[Any] | None) -> list[measures.Metric]:
+    """The metrics to judge by; the family's defaults where none are named."""
     name = predictor.family.name
     if name == "embedding":
         raise InputError(

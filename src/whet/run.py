@@ -216,9 +216,10 @@ class Run:
 
     def evaluate(self, part: str = "judge") -> dict[str, float]:
         """Metrics on a part of the task: `select`, `judge` or `train`."""
-        return prediction.evaluate(self.predictor(), self._part(part), self.task.metrics)
+        return prediction.evaluate(self.predictor(), self.batches(part), self.task.metrics)
 
-    def _part(self, part: str) -> Iterator[Batch]:
+    def batches(self, part: str) -> Iterator[Batch]:
+        """The rows of a part in their own order."""
         loader = open_loader(
             self.task.part(part), max(self.stage.batch_size, 256), self.seed, part,
             shuffle=False, collate=self.task.collate,
@@ -227,7 +228,7 @@ class Run:
 
     def _score(self, predictor: Predictor) -> float:
         """The deciding metric on the select part; more is better."""
-        return prediction.score(predictor, self._part("select"), self.task.metrics)
+        return prediction.score(predictor, self.batches("select"), self.task.metrics)
 
     # checkpoints -----------------------------------------------------------------------------
     _saved_at: int | None = None
@@ -253,11 +254,10 @@ class Run:
         """Write a checkpoint, whole or not at all."""
         if self.folder is None:
             raise InputError("this run has no folder to save to: pass folder= to Run.")
-        place = checkpoint.save(
-            self.folder / "checkpoints", self.updates, self.state_dict(), keep=self.keep
-        )
-        manifest = json.dumps(self.manifest() | {"explain": self.stack.explain()}, indent=1)
-        checkpoint.write_whole(self.folder / "run.json", manifest.encode())
+        folder = self.folder / "checkpoints"
+        place = checkpoint.save(folder, self.updates, self.state_dict(), keep=self.keep)
+        manifest = self.manifest() | {"explain": self.stack.explain()}
+        checkpoint.write_whole(self.folder / "run.json", json.dumps(manifest, indent=1).encode())
         self._saved_at = self.updates
         return place
 

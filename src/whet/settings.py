@@ -51,10 +51,15 @@ def number(
     open_high: bool = False,
     whole: bool = False,
     several: bool = False,
+    optional: bool = False,
 ) -> Any:
-    """A numeric setting with its range; `several` allows a list of such numbers too."""
+    """A numeric setting with its range; `several` allows a list of such numbers too.
+
+    None is allowed where it is the default, or where `optional` says so.
+    """
     span = Range(low, high, open_low, open_high, whole)
-    return dataclasses.field(default=default, metadata={"range": span, "several": several})
+    given = {"range": span, "several": several, "optional": optional or default is None}
+    return dataclasses.field(default=default, metadata=given)
 
 
 def choice(default: Any, *choices: object) -> Any:
@@ -74,7 +79,7 @@ def check(owner: object, name: str) -> None:
     for field in fields(type(owner)):
         allowed: Range | None = field.metadata.get("range")
         value = getattr(owner, field.name)
-        if allowed is None or (value is None and field.default is None):
+        if allowed is None or (value is None and field.metadata.get("optional")):
             continue
         listed = field.metadata.get("several") and isinstance(value, Sequence)
         if not all(allowed.holds(one) for one in (value if listed else [value])):

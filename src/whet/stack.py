@@ -79,7 +79,7 @@ class Stack:
         )  # fmt: skip
         self.run.scaler, self.run.make_optimizer = scaler, optimizer
         self.set_scheduler(scheduler)
-        self.run.evaluating = self.evaluating
+        self.run.evaluating, self.run.beside = self.evaluating, self.methods
         self.objective.conclude(self.run, self.methods)
         spans.check(self.methods, updates)
         for method in self.methods:
@@ -225,6 +225,7 @@ class Stack:
     def after_update(self, happened: bool) -> None:
         """Advance: everything where the update happened, only the window where it did not."""
         run = self.run
+        run.end_update()
         if happened:
             run.updates += 1
             if run.scheduler is not None:

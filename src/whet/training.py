@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,7 @@ class Training:
         self.epoch = 0
         self.judging = False
         self.views: list[str] = []
+        self.beside: Sequence[Method] = ()  # all methods of the stack, also outside their spans
         self.current: Window | None = None
         self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext
         self._batch: Batch | None = None
@@ -72,6 +73,7 @@ class Training:
         self._drawing: dict[str, dict[int, int]] = {}  # and this window's micro-batches
         self._holds = ExitStack()
         self._held: set[str] = set()
+        self._update_holds, self._lasting = ExitStack(), False
         self._loaders: dict[str, Epochs] = {}
         self._rows: dict[str, tuple[Rows, dict[int, Tensor]]] = {}
         self._base = seeding.key(seed, stage, rank)
@@ -100,6 +102,7 @@ class Training:
     def open_window(self, window: Window) -> None:
         """Enter a window; the stack calls this."""
         self.current = window
+        self.end_update()
         self.zero_grad()
         self.forget_staged()
         self._drawing.clear()
@@ -145,6 +148,17 @@ class Training:
         if method.key not in self._held:
             self._holds.enter_context(context)
             self._held.add(method.key)
+
+    def hold_update(self, context: AbstractContextManager[Any]) -> None:
+        """In `before_update`: enter a change that ends once the optimizer stepped, or skipped."""
+        self._update_holds.enter_context(context)
+        self._lasting = True
+
+    def end_update(self) -> None:
+        """End what `hold_update` entered; the stack calls this before a scheduler goes on."""
+        if self._lasting:
+            self._lasting = False
+            self._update_holds.close()
 
     def stage(self, method: Method, value: Any) -> None:
         """Keep a change for `after_update`; replaying the micro-batch stages it anew, once."""

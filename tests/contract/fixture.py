@@ -1,4 +1,8 @@
-"""The one fixture: tokens and floats, batch normalisation, dropout, unlabelled rows, a teacher."""
+"""The one fixture: tokens, floats, images, batch norm, dropout, unlabelled rows, a teacher.
+
+Images are of one grey value each and the net reads their contrast, which is 0 unless a method
+paints into them: so whoever mixes images finds some, and nobody else sees a difference.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,17 @@ from torch.utils.checkpoint import checkpoint
 
 from whet import seeding
 from whet.method import Method
+from whet.methods import make
 from whet.run import Run
 from whet.stack import Stack
 from whet.stage import Stage
 from whet.task import Task
 
-ROWS, TOKENS, FLOATS, CLASSES = 40, 5, 4, 3
+ROWS, TOKENS, FLOATS, SIDE, CLASSES = 40, 5, 4, 4, 3
 
 
 class Net(nn.Module):
-    """A classifier of a token sequence and a few floats.
+    """A classifier of a token sequence, a few floats and the contrast of an image.
 
     `coupled=False` leaves out what couples the rows of a batch or draws: normalisation, dropout.
     """
@@ -36,7 +41,10 @@ class Net(nn.Module):
         self.dropout = nn.Dropout(dropout if coupled else 0.0)
         self.head = nn.Linear(16, CLASSES)
 
-    def forward(self, tokens: Tensor, floats: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, floats: Tensor, image: Tensor | None = None) -> Tensor:
+        if image is not None:
+            pixels = image.flatten(1)
+            floats = floats + (pixels.amax(1) - pixels.amin(1))[:, None]
         hidden = torch.cat([self.embed(tokens).mean(1), floats], 1)
         if self.checkpointed:
             return self.head(checkpoint(self.body, hidden, use_reentrant=False))
@@ -50,7 +58,9 @@ def inputs(rows: int, seed: int) -> dict[str, Tensor]:
     maker = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1, 20, (rows, TOKENS), generator=maker)
     tokens[::3, -1] = 0  # padding
-    return {"tokens": tokens, "floats": torch.randn(rows, FLOATS, generator=maker)}
+    floats = torch.randn(rows, FLOATS, generator=maker)
+    image = torch.randn(rows, 1, 1, 1, generator=maker).repeat(1, 1, SIDE, SIDE)
+    return {"tokens": tokens, "floats": floats, "image": image}
 
 
 def data(rows: int = ROWS, seed: int = 0) -> dict[str, Tensor]:
@@ -65,7 +75,7 @@ def noisy(scale: float) -> Any:
 
     def augment(given: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         noise = torch.randn(given["floats"].shape, generator=generator).to(given["floats"])
-        return {"tokens": given["tokens"], "floats": given["floats"] + scale * noise}
+        return {**given, "floats": given["floats"] + scale * noise}
 
     return augment
 
@@ -89,6 +99,16 @@ def make_task(seed: int = 0, coupled: bool = True, dropout: float = 0.2) -> Task
     )  # fmt: skip
 
 
+def companions(methods: Sequence[Method], coupled: bool = True) -> list[Method]:
+    """What must stand beside the methods, applies to the model, and is not among them.
+
+    `make_run` and `make_stack` add it; a test that compares with a run without the methods gives
+    that run the same companions, so that the methods are all that differs.
+    """
+    lacking = {name for method in methods for name in method.companions if coupled}
+    return [make(name) for name in sorted(lacking - {method.name for method in methods})]
+
+
 def make_stage(methods: Sequence[Method] = (), **changes: Any) -> Stage:
     """Seven micro-batches an epoch, the last of four rows; four windows, the last of one."""
     given: dict[str, Any] = {
@@ -101,9 +121,10 @@ def make_stage(methods: Sequence[Method] = (), **changes: Any) -> Stage:
 def make_run(methods: Sequence[Method] = (), *, seed: int = 0, **changes: Any) -> Run:
     """A run of the fixture; `changes` go to the stage, or to the model (`coupled`, `dropout`)."""
     about = {k: changes.pop(k) for k in ("coupled", "dropout") if k in changes}
+    every = [*methods, *companions(methods, about.get("coupled", True))]
     engine = {k: changes.pop(k) for k in ("folder", "evaluate_every", "checkpoint_every")
               if k in changes}  # fmt: skip
-    return Run(make_task(seed, **about), make_stage(methods, **changes), seed, device="cpu",
+    return Run(make_task(seed, **about), make_stage(every, **changes), seed, device="cpu",
                **engine)  # fmt: skip
 
 
@@ -114,7 +135,8 @@ def make_stack(methods: Sequence[Method] = (), *, coupled: bool = True, **change
         "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "updates": 6,
         "data": data(), "batch_size": 6, "resources": resources(),
     } | changes  # fmt: skip
-    return Stack(model, "categorical", [m.clone() for m in methods], **given)
+    every = [*methods, *companions(methods, coupled)]
+    return Stack(model, "categorical", [m.clone() for m in every], **given)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from tests.contract.case import Case
 from tests.contract.fixture import (
     Net,
     close,
+    companions,
     data,
     equal,
     make_model,
@@ -23,7 +24,7 @@ from tests.contract.fixture import (
     weights,
 )  # fmt: skip
 from tests.contract.found import case, names
-from whet import methods, seeding
+from whet import methods, nesting, seeding
 from whet.batch import Batch
 from whet.errors import InputError
 from whet.loading import open_loader
@@ -111,7 +112,7 @@ def test_resumes_at_every_step(name: str, tmp_path: Any) -> None:
 
 
 def schedule(method: Method) -> str | None:
-    return None if methods.Resource.LEARNING_RATE in method.owns else "cosine"
+    return None if nesting.brings_schedule(method) else "cosine"
 
 
 @every
@@ -190,7 +191,8 @@ def test_replaying_moves_no_state(name: str) -> None:
 @every
 def test_has_an_effect(name: str) -> None:
     about = case(name)
-    plain, changed = make_run().fit(), make_run([about.method]).fit()
+    plain = make_run(companions([about.method])).fit()
+    changed = make_run([about.method]).fit()
     assert equal(weights(plain.module), weights(changed.module)) != about.trains
     batch = Batch.of(data(20, 2))
     judged = not torch.equal(plain.predictor()(batch), changed.predictor()(batch))
@@ -205,7 +207,9 @@ def test_neutral_form_equals_the_baseline(name: str) -> None:
         return
     given = {**about.method.settings(), **about.method.neutral}
     neutral = methods.make(given)
-    plain, changed = make_run(**about.neutral).fit(), make_run([neutral], **about.neutral).fit()
+    beside = companions([neutral], about.neutral.get("coupled", True))
+    plain = make_run(beside, **about.neutral).fit()
+    changed = make_run([neutral], **about.neutral).fit()
     assert equal(weights(plain.module), weights(changed.module))
     batch = Batch.of(data(20, 2))
     assert torch.equal(plain.predictor()(batch), changed.predictor()(batch))
@@ -216,7 +220,7 @@ def test_clones_without_state(name: str) -> None:
     stack = make_stack([case(name).method])
     for window in windows()[:2]:
         stack.step(window)
-    [used] = stack.methods
+    [used] = [method for method in stack.methods if method.name == name]
     twin = used.clone()
     assert type(twin) is type(used)
     assert twin.settings() == used.settings()
@@ -257,8 +261,9 @@ def test_keeps_dtype(name: str) -> None:
     from tests.contract.fixture import resources
 
     given = resources() | {"unlabelled": double(resources()["unlabelled"])}
+    method = case(name).method.clone()
     stack = Stack(
-        make_model().double(), "categorical", [case(name).method.clone()], updates=4,
+        make_model().double(), "categorical", [method, *companions([method])], updates=4,
         optimizer=lambda p: torch.optim.SGD(p, lr=0.1), data=double(data()), batch_size=6,
         resources=given,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.contract.fixture import (
     close,
+    companions,
     data,
     equal,
     make_model,
@@ -51,7 +52,7 @@ def _deterministic() -> Iterator[None]:
 def on_cuda(precision: str = "fp32", *methods: Any, **changes: Any) -> Run:
     of_run = {k: changes.pop(k) for k in ("folder", "evaluate_every", "on_update") if k in changes}
     given: dict[str, Any] = {"updates": 6, "batch_size": 6, "accumulate": 2, "optimizer": SGD}
-    stage = Stage(methods=methods, **(given | changes))
+    stage = Stage(methods=[*methods, *companions(methods)], **(given | changes))
     return Run(make_task(), stage, device="cuda", precision=precision, **of_run)
 
 

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from tests.contract.fixture import data, equal, make_model, make_run, make_task, weights
+from tests.contract.fixture import (
+    companions,
+    data,
+    equal,
+    make_model,
+    make_run,
+    make_task,
+    weights,
+)  # fmt: skip
 from tests.contract.test_singles import same
 from tests.engine.tiny import linear, rows, sgd, tiny
 from whet import checkpoint, methods, seeding
@@ -477,8 +485,9 @@ class TestPrecision:
     def test_every_method_trains_in_bf16(self, name: str) -> None:
         from tests.contract.found import case
 
-        stage = Stage(updates=4, batch_size=6, accumulate=2, methods=[case(name).method.clone()],
-                      optimizer=PLAIN)  # fmt: skip
+        method = case(name).method.clone()
+        stage = Stage(updates=4, batch_size=6, accumulate=2, optimizer=PLAIN,
+                      methods=[method, *companions([method])])  # fmt: skip
         run = Run(make_task(), stage, device="cpu", precision="bf16").fit()
         assert all(t.isfinite().all() for t in weights(run.module).values())
         assert run.predictor()(Batch.of(data(4, 3))).dtype == torch.float32

@@ -21,11 +21,12 @@ ROUGH = ("raises", "mistake", "killed", "exits", "diverges", "inapplicable", "ga
 METRICS = ["accuracy", "log_loss"]
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe(name: str, file: str | None = None, device: str = "auto") -> dict[str, Any]:
     if name not in names():
         raise UnknownName("task", name, names())
     return {
-        "name": name, "title": f"The {name} task", "metric": "accuracy", "higher_is_better": True,
+        "device": "cpu", "name": name, "title": f"The {name} task", "metric": "accuracy",
+        "higher_is_better": True,
         "metrics": METRICS, "seeds": 3, "methods": ["good", "noise"], "updates": 40,
         "settings": {"tuned": {"weight": 3}}, "left_out": {"bad": "known to be <bad>"},
     }  # fmt: skip
@@ -38,7 +39,8 @@ def names() -> list[str]:
 def catalogue() -> list[dict[str, Any]]:
     setting = {"name": "weight", "default": 1.0, "range": "[0, inf)"}
     facts = {"paper": "A. Author (2020)", "owns": ["backward"], "needs": [], "phase": "training",
-             "placements": ["anytime"], "cost": "1 pass", "tier": 1, "data": "any",
+             "placements": ["anytime"], "companions": [], "cost": "1 pass", "tier": 1,
+             "data": "any",
              "avoid_when": "never", "status": "stable", "layer": "objective"}  # fmt: skip
     return [
         {"name": name, "title": f"Title of {name}", "settings": [setting], "doc": "A docstring."}

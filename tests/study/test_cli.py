@@ -161,7 +161,7 @@ class TestCatalogue:
 
 def test_the_command_that_continues() -> None:
     assert Request("toy").command == "whet study toy"
-    full = Request("toy", "a:b=[1,2]", 4, Path("my out"), 2, 3, fresh=True)
+    full = Request("toy", None, "a:b=[1,2]", 4, out=Path("my out"), jobs=2, threads=3, fresh=True)
     assert full.command == (
         "whet study toy --methods 'a:b=[1,2]' --seeds 4 --out 'my out' --jobs 2 --threads 3"
     )

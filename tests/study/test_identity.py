@@ -35,7 +35,7 @@ def codes(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: str) -> list[s
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(identity, "PACKAGE", package)
-    return [identity.code_of("toy", arm) for arm in ARMS]
+    return [identity.code_of([m["name"] for m in arm.methods], "toy") for arm in ARMS]
 
 
 @pytest.mark.parametrize(

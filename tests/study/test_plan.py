@@ -1,9 +1,11 @@
 """Nodes: what decides a result is in the key, and a study cut short holds whole pairs."""
 
+from dataclasses import replace
+
 import pytest
 
 from whet.errors import InputError
-from whet.study.plan import BASELINE, Arm, Node, add_one, nodes
+from whet.study.plan import BASELINE, Arm, Node, nodes
 
 NODE = Node("toy", "ema", ({"name": "ema", "decay": 0.99},), 3, {"threads": 1}, "code")
 
@@ -27,6 +29,12 @@ def test_key_changes_with_whatever_decides_the_result(change: dict[str, object])
     assert changed.key != NODE.key
 
 
+def test_where_the_file_lies_is_no_part_of_the_key() -> None:
+    moved = replace(NODE, file="/somewhere/task.py")
+    assert moved.key == NODE.key
+    assert "file" not in moved.to_json()
+
+
 def test_json_round_trip() -> None:
     assert Node.from_json(NODE.to_json()) == NODE
     assert Node.from_json(NODE.to_json()).key == NODE.key
@@ -46,7 +54,7 @@ def test_settings_must_be_plain() -> None:
 
 
 def test_seeds_outside_and_the_baseline_first() -> None:
-    arms = [Arm("b", ({"name": "b"},)), *add_one([Arm("a", ({"name": "a"},))])]
+    arms = [Arm("b", ({"name": "b"},)), Arm(BASELINE), Arm("a", ({"name": "a"},))]
     planned = nodes("toy", arms, range(2), {}, lambda arm: arm.name)
     assert [(n.seed, n.arm) for n in planned] == [
         (0, BASELINE), (0, "b"), (0, "a"), (1, BASELINE), (1, "b"), (1, "a")

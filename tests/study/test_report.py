@@ -114,7 +114,7 @@ def test_says(text: str, said: str) -> None:
 
 def test_figures_are_text_in_the_pages_colours(text: str) -> None:
     svgs = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(svgs) == 4
+    assert len(svgs) == 6  # three figures, each for wide and narrow windows
     assert all("var(--ink)" in svg and "</text>" in svg for svg in svgs)
     assert not re.search("#0[1-6]0[1-6]0[1-6]", text)
 
@@ -150,7 +150,7 @@ def test_an_arm_far_off_leaves_the_others_readable() -> None:
         statistics.Comparison(arm, 3, ((0, gain),), (), 0, 3, gain=gain, low=gain, high=gain)
         for arm, gain in gains.items()
     ]
-    low, high = figures._reach(found)
+    low, high = figures.reach(found)
     assert -0.1 < low < -0.01
     assert 0.01 <= high < 0.1
 

@@ -41,7 +41,7 @@ class Study:
     def run(self, methods: str = "good,noise", seeds: int = 3, fresh: bool = False) -> str:
         """The same in this process, where no signal is sent."""
         console = Console(file=io.StringIO(), width=200)
-        request = Request("toy", methods, seeds, self.out, jobs=1, fresh=fresh)
+        request = Request("toy", None, methods, seeds, out=self.out, jobs=1, fresh=fresh)
         self.evidence = conduct(request, console, TRAIN)
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()

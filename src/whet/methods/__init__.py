@@ -59,8 +59,9 @@ def _entry(kind: type[Method]) -> dict[str, Any]:
         "layer": kind.layer.name.lower().replace("_", " "),
         "owns": sorted(one.value for one in kind.owns),
         "uses": sorted(one.value for one in kind.uses), **several,
+        "companions": sorted(kind.companions),
         "cost": card.cost, "tier": card.tier, "phase": card.phase, "data": card.data,
-        "avoid_when": card.avoid_when, "status": card.status,
+        "avoid_when": card.avoid_when, "status": card.status, "zh": dict(card.zh),
         "settings": [_setting(field) for field in settings.fields(kind)],
         "doc": inspect.cleandoc(kind.__doc__ or ""),
     }  # fmt: skip

@@ -65,6 +65,11 @@ class ClipGradNorm(Method):
         title="Gradient norm clipping", paper="arXiv:1211.5063", cost="no pass", tier=1,
         phase="whole training", data="any",
         avoid_when="the optimizer normalises its steps itself (LARS, LAMB, signs)",
+        zh={
+            "title": "梯度范数裁剪", "cost": "不增加前向或反向传播",
+            "phase": "整个训练过程", "data": "任意",
+            "avoid_when": "优化器自身已对步长做归一化（LARS、LAMB、符号类优化器）",
+        },
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from whet import modes
 from whet.errors import InputError
 from whet.method import Card, Layer, Method, Placement, Resource, method
 from whet.predict import Predictor
@@ -74,6 +75,11 @@ class EMA(Method):
         title="Exponential moving average", paper="arXiv:1703.01780",
         cost="no pass, +1 copy of the weights", tier=1, phase="whole training", data="any",
         avoid_when="training is so short that the average lags (1/(1-decay) updates)",
+        zh={
+            "title": "权重的指数移动平均（EMA）", "cost": "不增加前向或反向传播，多存一份权重",
+            "phase": "整个训练过程", "data": "任意",
+            "avoid_when": "训练太短，平均值来不及跟上（约需 1/(1-decay) 次更新）",
+        },
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -99,7 +105,9 @@ class EMA(Method):
         self._shadows = []
         self._attach(model)
         self._updates, self._products = 0, [1.0] * len(self.decays)
-        self._shadows = [[_wide(t.detach()).clone() for t in self._sources] for _ in self.decays]
+        # with d = 0.999 a bf16 average would never move
+        sources = [modes.wide(tensor.detach()) for tensor in self._sources]
+        self._shadows = [[tensor.clone() for tensor in sources] for _ in self.decays]
         if self.warmup == "debias":
             for shadow in self._shadows:
                 torch._foreach_zero_(shadow)
@@ -128,31 +136,26 @@ class EMA(Method):
             self.begin(model)
         self._attach(model)
         self._updates += 1
-        sources = [_wide(tensor) for tensor in self._sources]
+        sources = [modes.wide(tensor) for tensor in self._sources]
         for at, (decay, shadow) in enumerate(zip(self.decays, self._shadows, strict=True)):
             d = decay_at(self._updates, decay, self.warmup)
             self._products[at] *= d
             torch._foreach_lerp_(shadow, sources, 1.0 - d)
 
     @contextmanager
-    @torch.no_grad()
     def average(self, model: nn.Module) -> Iterator[None]:
         """The averaged weights in the model's place, for the length of a `with`."""
         self._check_begun()
         self._attach(model)
-        if self.warmup == "debias" and self._updates == 0:
+        shadow: Iterable[Tensor] = self._shadows[self._chosen]
+        if self.warmup == "debias":
+            if self._updates == 0:
+                yield
+                return
+            scale = 1.0 / (1.0 - self._products[self._chosen])
+            shadow = (tensor * scale for tensor in self._shadows[self._chosen])
+        with modes.standing_in(self._sources, shadow):
             yield
-            return
-        sources = self._sources
-        backup = [tensor.detach().clone() for tensor in sources]
-        scale = 1.0 / (1.0 - self._products[self._chosen]) if self.warmup == "debias" else 1.0
-        try:
-            # in place: tied weights, optimizer state and compiled graphs keep their tensors
-            for tensor, shadow in zip(sources, self._shadows[self._chosen], strict=True):
-                tensor.copy_(shadow if scale == 1.0 else shadow * scale)
-            yield  # under the caller's own gradient mode, which no_grad around a generator keeps
-        finally:
-            torch._foreach_copy_(sources, backup)
 
     def _check_begun(self) -> None:
         if not self._shadows:
@@ -195,8 +198,3 @@ class EMA(Method):
         for shadow, saved in zip(self._shadows, state["shadows"], strict=True):
             for name, tensor in zip(self._names, shadow, strict=True):
                 tensor.copy_(saved[name])
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    # with d = 0.999 a bf16 average would never move: its steps are below the format's resolution
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

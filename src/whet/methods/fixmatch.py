@@ -129,6 +129,11 @@ class FixMatch(Method):
         title="FixMatch", paper="arXiv:2001.07685", cost="1 + 2 mu times the rows", tier=1,
         phase="late training", data="unlabelled rows, weak and strong views",
         avoid_when="the model is rarely sure or often wrong; compare with control=True",
+        zh={
+            "title": "半监督学习（FixMatch）", "cost": "每步样本数变为原来的 1 + 2μ 倍",
+            "phase": "训练后期", "data": "无标签样本，以及弱增强和强增强视图",
+            "avoid_when": "模型很少有把握或经常出错；请与 control=True 对照",
+        },
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -72,6 +72,11 @@ class FreeLB(Method):
         cost="K forward and backward passes (3)", tier=2, phase="from a quarter on",
         data="tokens or categories that are embedded",
         avoid_when="at the very start, which it damages: use .during(0.25, 1)",
+        zh={
+            "title": "大批量自由对抗训练（FreeLB）", "cost": "K 次前向和反向传播（默认 3 次）",
+            "phase": "训练进行到四分之一之后", "data": "经嵌入层输入的词元或类别特征",
+            "avoid_when": "训练刚开始时使用会损害模型，应改用 .during(0.25, 1)",
+        },
     )  # fmt: skip
 
     def __post_init__(self) -> None:

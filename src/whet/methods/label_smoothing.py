@@ -60,6 +60,11 @@ class LabelSmoothing(Method):
         title="Label smoothing", paper="arXiv:1512.00567", cost="no pass", tier=1,
         phase="whole training", data="classes",
         avoid_when="the model is to teach another one, or its confidence is used uncalibrated",
+        zh={
+            "title": "标签平滑", "cost": "不增加前向或反向传播",
+            "phase": "整个训练过程", "data": "分类任务",
+            "avoid_when": "模型要用作蒸馏的教师，或需要直接使用未校准的置信度",
+        },
     )  # fmt: skip
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:

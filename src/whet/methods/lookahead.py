@@ -48,6 +48,11 @@ class Lookahead(Method):
         title="Lookahead", paper="arXiv:1907.08610", cost="no pass, +1 copy of the weights",
         tier=2, phase="whole training", data="any",
         avoid_when="the run is a few multiples of k updates long",
+        zh={
+            "title": "前瞻优化（Lookahead）", "cost": "不增加前向或反向传播，多存一份权重",
+            "phase": "整个训练过程", "data": "任意",
+            "avoid_when": "训练总长只有 k 次更新的几倍",
+        },
     )  # fmt: skip
 
     def __post_init__(self) -> None:

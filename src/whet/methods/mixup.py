@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from whet import modes
+from whet import mixing
 from whet.batch import Batch
 from whet.errors import InputError
 from whet.forward import Forward
@@ -83,30 +83,25 @@ class MixUp(Method):
         title="MixUp", paper="arXiv:1710.09412", cost="no pass", tier=1, phase="whole training",
         data="floating inputs (images, audio, tables)",
         avoid_when="a mixture of two inputs keeps neither label: dense or localised tasks",
+        zh={
+            "title": "样本混合增强（MixUp）", "cost": "不增加前向或反向传播",
+            "phase": "整个训练过程", "data": "浮点输入（图像、音频、表格）",
+            "avoid_when": "两个输入混合后原有标签不再成立：密集预测或定位任务",
+        },
     )  # fmt: skip
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.alpha == 0.0 or batch.targets is None:
             return inner(batch)
         share = random.Random(run.key(self)).betavariate(self.alpha, self.alpha)
-        permutation = _among_known(batch, run.generator(self))
-        targets = batch.known_targets()
-        family, width = run.objective.family, run.objective.width(run, batch)
-        try:
-            soft = family.mix(targets, targets[permutation], share, width)
-        except RuntimeError:
-            run.objective.check_host(batch)  # a clearer error, where targets are the reason
-            raise
+        permutation = mixing.permutation_of_known(batch, run.generator(self))
+        soft = mixing.mixed_targets(run, batch, permutation, share)
         inputs = self._mix(batch, permutation, share)
         return inner(batch.replace(inputs=inputs, targets=soft))
 
     def _mix(self, batch: Batch, permutation: Tensor, share: float) -> Any:
         """The inputs with what `at` names mixed."""
-        found = dict(_named(batch.inputs))
-        chosen = list(found) if self.at == "*" else modes.match(list(found), self.at)
-        if not chosen:
-            there = ", ".join(found) if "" not in found else "one without a name, at='*'"
-            raise InputError(f"{self.key}: no input matches at={self.at!r}; there are: {there}.")
+        found, chosen = mixing.chosen(self.key, batch.inputs, self.at)
         for name in chosen:
             self._check(name, found)
 
@@ -118,7 +113,7 @@ class MixUp(Method):
                 return new
             return torch.where(batch.mask.view(-1, *[1] * (leaf.ndim - 1)), new, leaf)
 
-        return _map_named(change, batch.inputs)
+        return mixing.map_named(change, batch.inputs)
 
     def _check(self, name: str, found: Mapping[str, Tensor]) -> None:
         if found[name].is_floating_point():
@@ -130,33 +125,3 @@ class MixUp(Method):
             f"{self.key}: {what} has dtype {found[name].dtype}; numbers that stand for things "
             f"have no mixture. {remedy} what the embedding returns (manifold mixup)."
         )
-
-
-def _among_known(batch: Batch, generator: torch.Generator) -> Tensor:
-    """A permutation of the rows that have a target; the others stay where they are."""
-    if batch.mask is None:
-        return torch.randperm(batch.size, generator=generator).to(batch.device)
-    rows = batch.mask.nonzero().flatten()
-    permutation = torch.arange(batch.size, device=batch.device)
-    permutation[rows] = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-    return permutation
-
-
-def _named(nest: Any, name: str = "") -> list[tuple[str, Tensor]]:
-    """`(name, tensor)` of every leaf: keys and positions joined by dots."""
-    if isinstance(nest, Tensor):
-        return [(name, nest)]
-    parts = nest.items() if isinstance(nest, Mapping) else enumerate(nest)
-    return [pair for key, part in parts for pair in _named(part, _join(name, key))]
-
-
-def _map_named(change: Any, nest: Any, name: str = "") -> Any:
-    if isinstance(nest, Tensor):
-        return change(name, nest)
-    if isinstance(nest, Mapping):
-        return {k: _map_named(change, part, _join(name, k)) for k, part in nest.items()}
-    return tuple(_map_named(change, part, _join(name, k)) for k, part in enumerate(nest))
-
-
-def _join(name: str, key: object) -> str:
-    return f"{name}.{key}" if name else str(key)

@@ -139,6 +139,11 @@ class MoCo(Method):
         title="MoCo", paper="arXiv:1911.05722", cost="+1 forward, +1 copy of the model", tier=1,
         phase="pre-training", data="views",
         avoid_when="views do not keep what matters; batches are small and normalised",
+        zh={
+            "title": "动量对比学习（MoCo）", "cost": "多 1 次前向传播，多存一份模型",
+            "phase": "预训练阶段", "data": "每个样本的多个增强视图",
+            "avoid_when": "增强视图丢失了关键信息；批次小且使用批归一化",
+        },
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -201,6 +201,11 @@ class PreciseBN(Method):
         cost="200 forward passes per evaluation", tier=1, phase="evaluation",
         data="any, with batch normalisation",
         avoid_when="the model has no batch normalisation, or all of it is frozen",
+        zh={
+            "title": "精确批归一化统计（PreciseBN）", "cost": "每次评估增加 200 次前向传播",
+            "phase": "评估阶段", "data": "任意，模型须含批归一化",
+            "avoid_when": "模型没有批归一化，或批归一化层全部冻结",
+        },
     )  # fmt: skip
 
     def __post_init__(self) -> None:

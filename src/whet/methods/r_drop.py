@@ -101,6 +101,11 @@ class RDrop(Method):
         title="R-Drop", paper="arXiv:2106.14448", cost="2 forward and backward passes", tier=1,
         phase="whole training", data="any, with dropout in the model",
         avoid_when="the model has no dropout: then it only doubles the time",
+        zh={
+            "title": "两次 dropout 一致性正则（R-Drop）", "cost": "2 次前向和反向传播",
+            "phase": "整个训练过程", "data": "任意，模型须含 dropout",
+            "avoid_when": "模型没有 dropout：此时只会使耗时加倍",
+        },
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -57,6 +57,11 @@ class SAM(Method):
         cost="2 forward and backward passes, +1 copy of the weights", tier=2,
         phase="whole training, or its end", data="any",
         avoid_when="time is what is short: the same time buys twice the updates without it",
+        zh={
+            "title": "锐度感知最小化（SAM）", "cost": "2 次前向和反向传播，多存一份权重",
+            "phase": "整个训练过程，或仅在末段", "data": "任意",
+            "avoid_when": "时间紧张：不用它，同样时间可以完成两倍的更新次数",
+        },
     )  # fmt: skip
 
     # the core: torch alone -------------------------------------------------------------------

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from whet import spans
 from whet.errors import InputError
 from whet.method import Card, Layer, Method, Placement, Resource, method
+from whet.optim import set_rates
 from whet.predict import MeanPredictor, Predictor, State, model_state
 from whet.settings import number
-from whet.training import Optimizer, Training
+from whet.training import Training
 
 
 def cycle_ends(total: int, cycles: int) -> list[int]:
@@ -39,16 +39,6 @@ def cyclic_share(update: int, total: int, cycles: int) -> float:
     number = next((at for at, end in enumerate(ends) if update < end), cycles - 1)
     first = ends[number - 1] if number else 0
     return 0.5 * (math.cos(math.pi * (update - first) / (ends[number] - first)) + 1.0)
-
-
-def set_rates(optimizer: Optimizer, share: float) -> None:
-    """Set every group's rate to a share of its first one, which the group keeps as `initial_lr`."""
-    for group in optimizer.param_groups:
-        rate = group.setdefault("initial_lr", float(group["lr"])) * share
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)  # a captured optimizer reads this tensor
-        else:
-            group["lr"] = float(rate)
 
 
 @method
@@ -93,6 +83,11 @@ class Snapshot(Method):
         title="Snapshot ensemble", paper="arXiv:1704.00109",
         cost="no pass in training, M forwards in prediction", tier=1, phase="whole training",
         data="any", avoid_when="a cycle is too short to converge, or prediction must be cheap",
+        zh={
+            "title": "快照集成（Snapshot）", "cost": "训练不增加开销，预测需 M 次前向传播",
+            "phase": "整个训练过程", "data": "任意",
+            "avoid_when": "单个周期太短而无法收敛，或预测开销必须很低",
+        },
     )  # fmt: skip
 
     def __post_init__(self) -> None:

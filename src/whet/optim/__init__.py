@@ -2,15 +2,18 @@
 
 from whet.optim.factory import optimizer, schedule
 from whet.optim.groups import check_holds, decay_groups, load_state
+from whet.optim.rates import borrowed_rates, set_rates
 from whet.optim.scaling import backward, step, unscale
 
 __all__ = [
     "backward",
+    "borrowed_rates",
     "check_holds",
     "decay_groups",
     "load_state",
     "optimizer",
     "schedule",
+    "set_rates",
     "step",
     "unscale",
 ]

@@ -1,4 +1,4 @@
 """Studies: arms times seeds, trained, kept as files, compared in pairs and reported.
 
-Only `node` trains and imports torch; everything else here plans, keeps, computes and shows.
+Only `node` trains. What keeps, computes and shows imports no torch, and no task's code.
 """

@@ -29,6 +29,19 @@ def parse(text: str, catalogue: Iterable[Mapping[str, Any]], own: Own | None = N
     return [Arm(item, (_with(_settings(item, cards), own),)) for item in written]
 
 
+def written(methods: Sequence[str | Mapping[str, Any]]) -> str:
+    """A list of names and settings as the command line says it.
+
+    >>> written(["ema", {"name": "fgm", "during": [0.25, 1]}])
+    'ema,fgm:during=[0.25, 1]'
+    """
+    items = [{"name": each} if isinstance(each, str) else dict(each) for each in methods]
+    return ",".join(
+        ":".join([item.pop("name"), *(f"{name}={json.dumps(v)}" for name, v in item.items())])
+        for item in items
+    )
+
+
 def default(names: Sequence[str], own: Own | None = None) -> list[Arm]:
     """One arm for each method, at the settings the task has for it."""
     return [Arm(name, (_with({"name": name}, own),)) for name in names]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-import shlex
-from collections.abc import Mapping, Sequence
+import functools
+import html
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from whet.errors import InputError
-from whet.study import arms, display, files, identity, plan, report, statistics, wording
-from whet.study.execute import TRAIN, cores, execute
-from whet.study.plan import Arm, Node, Row
+from whet.study import display, files, report, statistics, wording
+from whet.study.execute import TRAIN, Watch, execute, execute_here
+from whet.study.plan import BASELINE, Node, Row
+from whet.study.prepare import Planner, Prepared, Request
+from whet.study.rehearsal import Rehearsal
 from whet.study.statistics import Comparison
 from whet.study.store import Store
 
@@ -22,45 +24,33 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asked for; None stands for the task's own choice."""
-
-    task: str
-    methods: str | None = None
-    seeds: int | None = None
-    out: Path | None = None
-    jobs: int | None = None
-    threads: int = 1
-    fresh: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """Where the study's files go."""
-        return self.out or Path("whet-studies") / self.task
-
-    @property
-    def command(self) -> str:
-        """The command line that asks for this; it continues rather than begins anew."""
-        words = ["whet", "study", self.task]
-        for flag, value in [("methods", self.methods), ("seeds", self.seeds), ("out", self.out),
-                            ("jobs", self.jobs)]:  # fmt: skip
-            words += [] if value is None else [f"--{flag}", str(value)]
-        return shlex.join(words + ([] if self.threads == 1 else ["--threads", str(self.threads)]))
-
-
-@dataclass(frozen=True)
 class Evidence:
-    """What a study's files say so far."""
+    """What a study's files say so far.
+
+    Args:
+        study: what the study is.
+        rows: one for each run that ended.
+        comparisons: arms against the baseline.
+        leaving: arms that lack one method of `all`, against it.
+        report: the report's file.
+    """
 
     study: dict[str, Any]
     rows: list[Row]
     comparisons: list[Comparison]
+    leaving: list[Comparison]
     report: Path
 
+    def _repr_html_(self) -> str:
+        """The report, for a notebook: in a frame of its own that runs nothing."""
+        page = html.escape(self.report.read_text(encoding="utf-8"), quote=True)
+        style = "width: 100%; height: 40rem; border: 1px solid #8886"
+        return f'<iframe title="report" sandbox="" style="{style}" srcdoc="{page}"></iframe>'
 
-def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence:
+
+def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence | Rehearsal:
     """Run what is not there yet, then write results, verdicts and report."""
-    study, nodes = prepare(request)
+    planner = Planner(request)
     store = Store(request.folder)
     with store.locked() as dead:
         store.claim(request.task)
@@ -69,75 +59,88 @@ def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence:
         notes = [] if dead is None else [f"took over from process {dead}, which is gone"]
         for note in [*notes, *store.mend()]:
             console.print(f"note: {note}", markup=False)
-        store.write_study(study)
+        say = functools.partial(_say, console)
+        rehearse = functools.partial(_rehearse, request=request, console=console, train=train)
         try:
-            _run(nodes, store, console, study, train)
+            ready = planner.prepare(rehearse, store.study(), say)
+            if request.fast and ready.rehearsal is not None:
+                return ready.rehearsal
+            store.write_study(ready.study)
+            _run(ready, store, console, request, train)
         except KeyboardInterrupt:
-            done = sum(row["status"] != "failed" for row in store.rebuild(nodes))
-            _say(console, f"Stopped. {done} of {wording.counted(len(nodes), 'run')} are kept.")
+            _say(console, f"Stopped. {_kept(store)}")
             _say(console, f"Continue with: {replace(request, fresh=False).command}")
             raise
         return conclude(store)
 
 
-def prepare(request: Request) -> tuple[dict[str, Any], list[Node]]:
-    """The study's manifest and its nodes; every mistake in the request is found here."""
-    from whet.study.node import describe
-
-    task = describe(request.task)
-    every = plan.add_one(_chosen(request.methods, task))
-    seeds = range(request.seeds if request.seeds is not None else task["seeds"])
-    if not seeds:
-        raise InputError("--seeds is 0; a study needs at least 1, and 3 for a verdict.")
-    options = {"threads": request.threads}
-    nodes = plan.nodes(
-        request.task, every, seeds, options, lambda arm: identity.code_of(request.task, arm)
-    )
-    study = {
-        "task": task,
-        "arms": [asdict(arm) for arm in every],
-        "seeds": list(seeds),
-        "threads": request.threads,
-        "jobs": request.jobs or max(1, cores() // request.threads),
-        "command": request.command,
-        "date": datetime.date.today().isoformat(),
-        "versions": identity.versions(),
-        "nodes": [node.to_json() for node in nodes],
-    }
-    return study, nodes
+def _kept(store: Store) -> str:
+    study = store.study()
+    nodes = [Node.from_json(values) for values in study["nodes"]] if study else []
+    done = sum(row["status"] != "failed" for row in store.rebuild(nodes)) if study else 0
+    return f"{done} of {wording.counted(len(nodes), 'run')} are kept."
 
 
-def _chosen(methods: str | None, task: Mapping[str, Any]) -> list[Arm]:
-    """The task's own choice, or what was asked for, once each method has accepted its settings."""
-    own = task.get("settings")
-    if methods is None:
-        return arms.default(task["methods"], own)
-    from whet.methods import catalogue, make
-
-    chosen = arms.parse(methods, catalogue(), own)
-    for arm in chosen:
-        for settings in arm.methods:
-            make(settings)
-    return chosen
-
-
-def _run(
-    nodes: Sequence[Node], store: Store, console: Console, study: dict[str, Any], train: str
+def _rehearse(
+    nodes: Sequence[Node], store: Store, *, request: Request, console: Console, train: str
 ) -> None:
+    with display.progress(console, len(nodes), "") as watch:
+        _execute(nodes, store, watch, request, request.jobs or 1, train)
+
+
+def _execute(
+    nodes: Sequence[Node], store: Store, watch: Watch, request: Request, jobs: int,
+    train: str, until: float = float("inf"),
+) -> None:  # fmt: skip
+    if request.code is not None:  # a task that only this process knows
+        execute_here(nodes, store, watch, request.threads, until)
+    else:
+        execute(nodes, store, watch, jobs, request.threads, train, until)
+
+
+def _run(ready: Prepared, store: Store, console: Console, request: Request, train: str) -> None:
+    nodes, study = ready.nodes, ready.study
     waiting = [node for node in nodes if store.done(node) is None]
     store.retry(waiting)
     store.rebuild(nodes)
-    jobs = min(study["jobs"], len(waiting))
+    jobs = max(1, min(study["jobs"], len(waiting)))
     arms, seeds = (wording.counted(len(study[of]), of[:-1]) for of in ("arms", "seeds"))
     runs = f"{len(nodes) - len(waiting)} of {wording.counted(len(nodes), 'run')} done"
     side_by_side = f", {jobs} at a time" if jobs > 1 else ""
     title = study["task"]["title"]
     _say(console, f"{title}: {arms}, {seeds}, {runs}{side_by_side}, in {store.folder}")
+    for note in study["notes"]:
+        _say(console, note)
+    for name, reason in study["left_out"].items():
+        _say(console, f"not tried: {name}: {wording.last_line(reason)}")
     others = store.others(nodes)
     if others:
         _say(console, f"{wording.counted(others, 'run')} of other settings or code: kept, unused")
     with display.progress(console, len(waiting), study["task"]["metric"]) as watch:
-        execute(waiting, store, watch, jobs, study["threads"], train)
+        _execute(waiting, store, watch, request, jobs, train, ready.until)
+    late = sum(store.done(node) is None for node in waiting)
+    if late and ready.until != float("inf"):
+        _say(console, f"The budget is spent; {wording.counted(late, 'run')} did not end. The same "
+             "command goes on.")  # fmt: skip
+
+
+def compare(
+    study: dict[str, Any], rows: Sequence[Row]
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Arms against the baseline; and arms that lack one method, each against what it lacks it of.
+
+    These are two questions, and each is a family of its own for Holm's levels.
+    """
+    metric, higher = study["task"]["metric"], study["task"]["higher_is_better"]
+    reference = {arm["name"]: arm.get("reference", BASELINE) for arm in study["arms"]}
+    families: dict[str, list[Row]] = {}
+    for row in rows:
+        families.setdefault(reference[row["arm"]], []).append(row)
+    found = {}
+    for name, theirs in families.items():
+        held = [row for row in rows if row["arm"] == name and name != BASELINE]
+        found[name] = statistics.paired([*held, *theirs], metric, higher, name, CONFIDENCE)
+    return found.pop(BASELINE, []), [each for those in found.values() for each in those]
 
 
 def conclude(store: Store, rebuild: bool = True) -> Evidence:
@@ -147,19 +150,20 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
         raise InputError(f"{store.folder} holds no study: there is no study.json in it.")
     nodes = [Node.from_json(values) for values in study["nodes"]]
     rows = store.rebuild(nodes) if rebuild else store.rows(nodes)
-    metric, higher = study["task"]["metric"], study["task"]["higher_is_better"]
-    comparisons = statistics.paired(rows, metric, higher, confidence=CONFIDENCE)
+    comparisons, leaving = compare(study, rows)
+    rule = statistics.rule(CONFIDENCE)
     verdicts = {
-        "metric": metric,
-        "higher_is_better": higher,
+        "metric": study["task"]["metric"],
+        "higher_is_better": study["task"]["higher_is_better"],
         "part": "judge",
         "confidence": CONFIDENCE,
-        "rule": statistics.rule(CONFIDENCE),
+        "rule": rule,
         "comparisons": [asdict(each) for each in comparisons],
+        "leaving": [asdict(each) for each in leaving],
     }
     files.write(store.folder / "verdicts.json", files.to_json(verdicts, 2))
-    files.write(store.report, report.build(study, rows, comparisons, statistics.rule(CONFIDENCE)))
-    return Evidence(study, rows, comparisons, store.report)
+    files.write(store.report, report.build(study, rows, comparisons, rule, leaving))
+    return Evidence(study, rows, comparisons, leaving, store.report)
 
 
 def again(folder: Path) -> Evidence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
@@ -91,7 +91,7 @@ class Bars:
 @contextmanager
 def progress(console: Console, total: int, metric: str) -> Iterator[Lines | Bars]:
     """The display that suits the terminal; nothing of it stays behind."""
-    if not console.is_terminal or not total:
+    if not (console.is_terminal or console.is_jupyter) or not total:
         yield Lines(console, total, metric)
         return
     bars = Bars(console, total, metric)
@@ -104,16 +104,32 @@ def outcome(row: Row, metric: str) -> str:
     """A run's result in a few words."""
     if row["status"] != "done":
         return f"{row['status']}: {wording.last_line(row.get('reason'))}"
+    if not metric:
+        return "fine"
     value = ((row.get("metrics") or {}).get("judge") or {}).get(metric)
     shown = "no value" if value is None else f"{value:.4f}"
     return f"{metric} {shown}, {wording.duration(row.get('seconds') or 0.0)}"
 
 
-def table(comparisons: Sequence[Comparison], metric: str) -> Table:
+def rehearsed(rows: Mapping[str, Row]) -> Table:
+    """What two updates of every arm came to."""
+    shown = Table(box=SIMPLE_HEAD)
+    shown.add_column("arm", overflow="fold", min_width=8)
+    shown.add_column("rehearsal", no_wrap=True)
+    shown.add_column("why", overflow="fold")
+    for name, row in rows.items():
+        said = "fine" if row["status"] == "done" else row["status"]
+        why = "" if row["status"] == "done" else wording.last_line(row.get("reason"))
+        shown.add_row(escape(name), MARKS.get(row["status"]) or said, escape(why))
+    return shown
+
+
+def table(comparisons: Sequence[Comparison], metric: str, against: str = "the baseline") -> Table:
     """Paired differences, one arm a line."""
     places = wording.decimals(comparisons)
-    title = f"Gain in {metric.replace('_', ' ')} over the baseline, paired by seed"
-    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    title = f"Gain in {metric.replace('_', ' ')} over {against}, paired by seed"
+    shown = Table(title=title, title_justify="left", title_style="bold", box=None,
+                  padding=(0, 2, 0, 0), pad_edge=False)  # fmt: skip
     shown.add_column("arm", overflow="fold", min_width=8)
     for name in ("gain", "95 % interval", "p (Holm)"):
         shown.add_column(name, justify="right", no_wrap=True)

@@ -7,8 +7,10 @@ own row and manifest, so that a parent killed in between loses nothing.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +21,7 @@ from typing import Protocol
 
 from whet.study.plan import Node, Row
 from whet.study.store import Store
-from whet.study.worker import LOG, failed, serve
+from whet.study.worker import LOG, failed, run, serve
 
 TRAIN = "whet.study.node:train"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -50,18 +52,24 @@ def execute(
     jobs: int,
     threads: int,
     train: str = TRAIN,
+    until: float = math.inf,
 ) -> None:
-    """Train the nodes in their order, `jobs` at a time; any exit stops the workers first."""
+    """Train the nodes in their order, `jobs` at a time; any exit stops the workers first.
+
+    Once `time.monotonic()` passes `until`, no further node begins.
+    """
     waiting = deque(nodes)
     workers: list[Worker] = []
     try:
         while waiting or any(worker.node for worker in workers):
+            if time.monotonic() > until:
+                waiting.clear()
             while waiting and sum(worker.node is not None for worker in workers) < jobs:
                 worker = _idle(workers) or _start(workers, store, train, threads)
                 node = waiting.popleft()
                 watch.started(node)
                 worker.take(node)
-            for worker in _ready(workers):
+            for worker in _ready(workers) if any(worker.node for worker in workers) else ():
                 node, row = worker.answer(store)
                 store.append(row)
                 watch.ended(node, row)
@@ -69,6 +77,21 @@ def execute(
                     workers.remove(worker)
     finally:
         _stop(workers)
+
+
+def execute_here(
+    nodes: Sequence[Node], store: Store, watch: Watch, threads: int, until: float = math.inf
+) -> None:
+    """Train the nodes in this process, for tasks that only this process knows."""
+    for node in nodes:
+        if time.monotonic() > until:
+            return
+        watch.started(node)
+        row = run(node, store, TRAIN, threads, quiet=False)
+        if row["status"] == "failed":
+            store.finish(node, row)
+        store.append(row)
+        watch.ended(node, row)
 
 
 class Worker:

@@ -2,70 +2,76 @@
 
 from __future__ import annotations
 
-import functools
-import io
-import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from whet.errors import InputError
 from whet.study import wording
+from whet.study.drawing import (
+    BETTER,
+    GRID,
+    INK,
+    QUIET,
+    UNCLEAR,
+    WORSE,
+    canvas,
+    drawn,
+    frame,
+    inline,
+    short,
+    standalone,
+)
 from whet.study.plan import BASELINE, Row
-from whet.study.statistics import HELPS, HURTS, Comparison
+from whet.study.statistics import HELPS, HURTS, Comparison, ranked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Matplotlib knows no CSS variables: each colour is drawn as a stand-in and renamed in the SVG.
-INK, QUIET, GRID = "#010101", "#020202", "#030303"
-BETTER, WORSE, UNCLEAR = "#040404", "#050505", "#060606"
-VARIABLES = {INK: "ink", QUIET: "quiet", GRID: "line", BETTER: "better", WORSE: "worse",
-             UNCLEAR: "unclear"}  # fmt: skip
 LOOK = {HELPS: (BETTER, "^"), HURTS: (WORSE, "v")}
 BOUND = 8.0
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
-def drawn(plot: Callable[..., str]) -> Callable[..., str]:
-    """Draw under the figures' own settings, whatever the user's matplotlib is set to."""
-
-    @functools.wraps(plot)
-    def draw(*arguments: Any) -> str:
-        import matplotlib
-
-        own: Any = {"svg.fonttype": "none", "svg.hashsalt": plot.__name__, "font.size": 9.5,
-                    "text.parse_math": False}  # fmt: skip
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(own)
-            return plot(*arguments)
-
-    return draw
-
-
 @drawn
-def forest(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
+def forest(comparisons: Sequence[Comparison], metric: str, wide: bool, name: str = "forest") -> str:
     """Gains with intervals, one arm a line, a dot for every seed; empty without any gain."""
     shown = [each for each in comparisons if each.gain is not None]
     if not shown:
         return ""
+    said = f"Gain in {metric} of each arm; the table below holds the numbers"
+    return inline(_forest(shown, metric, wide), f"{name}-{'wide' if wide else 'narrow'}", said)
+
+
+@drawn
+def picture(comparisons: Sequence[Comparison], metric: str) -> str:
+    """The forest plot as a whole SVG file for documents, dark on white."""
+    shown = [each for each in ranked(comparisons) if each.gain is not None]
+    if not shown:
+        raise InputError("No arm has a gain yet; there is nothing to draw.")
+    metric = wording.plain(metric.replace("_", " "))
+    return standalone(_forest(shown, metric, wide=True), f"Gain in {metric} over the baseline")
+
+
+def _forest(shown: Sequence[Comparison], metric: str, wide: bool) -> Figure:
     width, line = (8.0, 0.36) if wide else (4.0, 0.52)
-    figure = _figure(width, line * len(shown) + 0.75)
+    figure = canvas(width, line * len(shown) + 0.75)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     top, foot = 0.1, 0.65
     height = line * len(shown) + top + foot
     left = 0.02 if not wide else min(0.3, 0.035 + 0.0098 * max(len(e.arm) for e in shown))
-    right = 0.98 if not wide else 0.72
+    places = wording.decimals(shown)
+    right = 0.98 if not wide else 0.97 - 0.0088 * max(len(_gain(e, places)) for e in shown)
     axes.set_position((left, foot / height, right - left, 1 - (top + foot) / height))
-    _frame(axes)
-    low, high = _reach(shown)
+    frame(axes)
+    low, high = reach(shown)
     room = 0.04 * (high - low)
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks([])
     axes.axvline(0, color=QUIET, linewidth=0.8)
-    places = wording.decimals(comparisons)
+    axes.locator_params(axis="x", nbins=6 if wide else 5)
     for place, each in enumerate(shown):
         _arm(axes, place, each, low, high)
         _words(axes, place, each, places, wide)
@@ -74,7 +80,7 @@ def forest(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
     for side, across, said in below:
         axes.annotate(said, (across, 0), (0, -29), xycoords="axes fraction",
                       textcoords="offset points", ha=side, color=QUIET)  # fmt: skip
-    return _svg(figure, f"forest-{'wide' if wide else 'narrow'}")
+    return figure
 
 
 @drawn
@@ -85,7 +91,7 @@ def learning(lines: Curves, wide: bool) -> str:
         return ""
     columns = 4 if wide else 2
     down = -(-len(arms) // columns)
-    figure = _figure(8.0 if wide else 4.0, 1.35 * down + 0.35)
+    figure = canvas(8.0 if wide else 4.0, 1.35 * down + 0.35)
     grid = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False)
     low, high = _late(lines)
     for place, axes in enumerate(grid.flat):
@@ -98,7 +104,8 @@ def learning(lines: Curves, wide: bool) -> str:
     height = 1.35 * down + 0.35
     figure.subplots_adjust(edge, 0.45 / height, 1 - 0.15 / inch, 1 - 0.3 / height, 0.12, 0.42)
     figure.text(edge, 0.03 / height, "update", color=QUIET)
-    return _svg(figure, f"learning-{'wide' if wide else 'narrow'}")
+    said = "Learning curves of each arm over the baseline's"
+    return inline(figure, f"learning-{'wide' if wide else 'narrow'}", said)
 
 
 def mean_curves(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[float, float]]]:
@@ -137,37 +144,40 @@ def _arm(axes: Axes, place: int, each: Comparison, left: float, right: float) ->
 
 
 def _words(axes: Axes, place: int, each: Comparison, places: int, wide: bool) -> None:
-    gain = f"{wording.signed(each.gain, places)}  ({wording.interval(each, places)})"
     across = axes.get_yaxis_transform()
     style: dict[str, Any] = {"transform": across, "clip_on": False}
     if wide:
-        axes.text(-0.02, place, _short(each.arm, 34), ha="right", va="center", color=INK, **style)
-        axes.text(1.02, place, gain, ha="left", va="center", color=INK, **style)
+        axes.text(-0.02, place, short(each.arm, 34), ha="right", va="center", color=INK, **style)
+        axes.text(1.02, place, _gain(each, places), ha="left", va="center", color=INK, **style)
         return
-    axes.text(0.0, place - 0.34, _short(each.arm, 26), va="center", color=INK, **style)
+    axes.text(0.0, place - 0.34, short(each.arm, 26), va="center", color=INK, **style)
     axes.text(1.0, place - 0.34, wording.signed(each.gain, places), ha="right", va="center",
               color=INK, **style)  # fmt: skip
 
 
+def _gain(each: Comparison, places: int) -> str:
+    return f"{wording.signed(each.gain, places)}  ({wording.interval(each, places)})"
+
+
 def _panel(axes: Axes, arm: str, lines: Curves, low: float, high: float) -> None:
-    _frame(axes)
+    frame(axes)
     for name, colour, width in ((arm, BETTER, 2.4), (BASELINE, QUIET, 1.1)):
         if lines.get(name):
             axes.plot(*zip(*lines[name], strict=True), color=colour, linewidth=width)
     axes.set_ylim(low, high)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.locator_params(nbins=3)
-    axes.set_title(_short(arm, 22), loc="left", color=INK, fontsize=9, pad=4)
+    axes.set_title(short(arm, 22), loc="left", color=INK, fontsize=9, pad=4)
 
 
-def _reach(shown: Sequence[Comparison]) -> tuple[float, float]:
+def reach(shown: Sequence[Comparison]) -> tuple[float, float]:
     """The axis' ends: an arm far off from all others becomes an arrow at the edge."""
     bounds = [[each.low or 0.0, each.high or 0.0, *dict(each.gains).values()] for each in shown]
     typical = statistics.median(max(map(abs, ends)) for ends in bounds)
     most = BOUND * typical or max(max(map(abs, ends)) for ends in bounds) or 1.0
     low = max(-most, min(min(ends) for ends in bounds))
     high = min(most, max(max(ends) for ends in bounds))
-    least = 0.15 * max(high, -low)
+    least = 0.15 * max(high, -low) or 1e-3
     return min(low, -least), max(high, least)
 
 
@@ -177,40 +187,3 @@ def _late(lines: Curves) -> tuple[float, float]:
     late = [value for points in lines.values() for update, value in points if update >= last / 2]
     room = 0.15 * (max(late) - min(late)) or 0.05
     return min(late) - room, max(late) + room
-
-
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), facecolor="none")
-
-
-def _frame(axes: Axes) -> None:
-    axes.set_facecolor("none")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.tick_params(color=GRID, labelcolor=QUIET, labelsize=8.5, length=3)
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an element to stand in a page, free of names that another one may have."""
-    text = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return _inline(text.getvalue(), name)
-
-
-def _inline(svg: str, name: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    size = r'<svg width="[^"]*" height="[^"]*"'
-    return re.sub(size, f'<svg class="{name.partition("-")[2]}" role="img"', svg, count=1)

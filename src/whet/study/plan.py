@@ -20,10 +20,15 @@ STATUSES = ("done", "failed", "inapplicable", "refused", "diverged")
 
 @dataclass(frozen=True)
 class Arm:
-    """A variant of the recipe: its name and the settings of its methods."""
+    """A variant of the recipe: its name, the settings of its methods, and what it is held against.
+
+    `reference` names the arm that it is compared with: the baseline, or the arm that it lacks one
+    method of.
+    """
 
     name: str
     methods: tuple[Settings, ...] = ()
+    reference: str = BASELINE
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Node:
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
     code: str = ""
+    file: str | None = None  # of a user's task; where it lies is no part of what it gives
 
     @property
     def key(self) -> str:
@@ -50,7 +56,9 @@ class Node:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values from which `from_json` makes an equal node."""
-        return asdict(self) | {"options": dict(self.options), "methods": list(self.methods)}
+        values = asdict(self) | {"options": dict(self.options), "methods": list(self.methods)}
+        del values["file"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Node:
@@ -66,23 +74,19 @@ def canonical(values: object) -> str:
         raise InputError(f"settings must be plain JSON values: {error}") from error
 
 
-def add_one(methods: Iterable[Arm]) -> list[Arm]:
-    """The baseline, then each method alone."""
-    return [Arm(BASELINE), *methods]
-
-
 def nodes(
     task: str,
     arms: Sequence[Arm],
     seeds: Iterable[int],
     options: Mapping[str, Any],
     code: Callable[[Arm], str],
+    file: str | None = None,
 ) -> list[Node]:
     """Seeds outside and the baseline first, so that a study cut short holds whole pairs."""
     ordered = sorted(arms, key=lambda arm: arm.name != BASELINE)
     identity = {arm.name: code(arm) for arm in ordered}
     return [
-        Node(task, arm.name, arm.methods, seed, options, identity[arm.name])
+        Node(task, arm.name, arm.methods, seed, options, identity[arm.name], file)
         for seed in seeds
         for arm in ordered
     ]

@@ -4,52 +4,153 @@ from __future__ import annotations
 
 import importlib.resources
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from whet.study import figures, wording
+from whet.study import figures, perclass, wording
 from whet.study.plan import BASELINE, Node, Row, canonical
 from whet.study.statistics import HELPS, HURTS, Comparison, ranked
+from whet.study.tradeoff import tradeoff
 
 TEMPLATE = "report.html.jinja"
 KINDS = {HELPS: "better", HURTS: "worse"}
 
 
 def build(
-    study: Mapping[str, Any], rows: Sequence[Row], comparisons: Sequence[Comparison], rule: str
+    study: Mapping[str, Any],
+    rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+    rule: str,
+    leaving: Sequence[Comparison] = (),
 ) -> str:
-    """The report as HTML; every name in it is escaped, nothing in it is loaded."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup, escape
+    """The report as HTML; every name in it is redacted and escaped, nothing in it is loaded.
 
+    Args:
+        study: the study's manifest.
+        rows: what its runs came to.
+        comparisons: arms against the baseline.
+        rule: how verdicts are reached.
+        leaving: arms that lack one method, against the arm with every one.
+    """
     metric = study["task"]["metric"]
-    order = ranked(comparisons)
-    curves = figures.mean_curves(rows, metric)
     said = metric.replace("_", " ")
-    drawn = {
-        "forest": [Markup(figures.forest(order, said, wide)) for wide in (True, False)],
-        "learning": [Markup(figures.learning(curves, wide)) for wide in (True, False)],
-    }
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                       lstrip_blocks=True)  # fmt: skip
-    page.globals.update(wording=wording, places=wording.decimals(comparisons))
-    text = importlib.resources.files("whet.study").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return page.from_string(text).render(
+    order, lacking = ranked(comparisons), ranked(leaving)
+    reference = {arm["name"]: arm.get("reference") or BASELINE for arm in study["arms"]}
+    memory = _memory(rows, reference)
+    classes = perclass.sheets(rows)
+    return _page().render(
         study=study,
         metric=said,
-        answer=Markup(_emphasised(str(escape(wording.answer(order, said))))),
-        comparisons=[(each, KINDS.get(each.verdict, "unclear")) for each in order],
+        design=_design(study),
+        answer=_marked(wording.answer(order, said)),
+        leaving_answer=_marked(wording.leaving(lacking, said)),
+        families={"baseline": _family(order, memory), "leaving": _family(lacking, memory, True)},
         baseline=_baseline(rows, metric),
+        baseline_memory=memory.get(BASELINE, ("", ""))[0],
         counts=_counts(study, rows),
         metrics=_metrics(rows),
+        sheets=classes,
+        small=bool(classes) and len(classes[0].classes) <= perclass.SMALL,
         arms=_arms(study, rows),
         incidents=_incidents(rows),
         left_out=_left_out(study),
         missing=_missing(study, rows),
         environment=_environment(study, rows),
+        notes=study.get("notes") or [],
         rule=rule,
-        **drawn,
+        **_figures(order, lacking, figures.mean_curves(rows, metric), said),
     )
+
+
+def _page() -> Any:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    folder = importlib.resources.files("whet.study")
+    page = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_told, loader=FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
+    )  # fmt: skip
+    page.globals.update(wording=wording)
+    return page.get_template(TEMPLATE)
+
+
+def _told(value: Any) -> Any:
+    """What may stand in the page of a text from outside; escaping comes after it."""
+    from markupsafe import Markup
+
+    outside = isinstance(value, str) and not isinstance(value, Markup)
+    return wording.plain(value, lines=True) if outside else value
+
+
+def _figures(
+    order: Sequence[Comparison], lacking: Sequence[Comparison], curves: figures.Curves, metric: str
+) -> dict[str, list[str]]:
+    """Every figure twice: for wide and for narrow windows."""
+    from markupsafe import Markup
+
+    plots: dict[str, Callable[[bool], str]] = {
+        "forest": lambda wide: figures.forest(order, metric, wide),
+        "tradeoff": lambda wide: tradeoff(order, metric, wide),
+        "learning": lambda wide: figures.learning(curves, wide),
+        "leaving": lambda wide: figures.forest(lacking, metric, wide, "leaving"),
+    }
+    return {name: [Markup(plot(wide)) for wide in (True, False)] for name, plot in plots.items()}
+
+
+def _family(
+    order: Sequence[Comparison], memory: Mapping[str, tuple[str, str]], leaving: bool = False
+) -> dict[str, Any]:
+    """The lines of one table of verdicts, and what is known of their memory; empty without any."""
+    said = wording.LEAVING if leaving else {}
+    lines = [
+        (each, KINDS.get(each.verdict, "unclear"), said.get(each.verdict, each.verdict))
+        for each in order
+    ]
+    known = {each.arm: memory[each.arm] for each in order if each.arm in memory}
+    places = wording.decimals(order)
+    return {"lines": lines, "memory": known, "places": places} if lines else {}
+
+
+def _memory(rows: Sequence[Row], reference: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Each arm's peak memory, its median over the seeds, and how many times its reference's."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["status"] == "done" and row.get("peak_memory") is not None:
+            found.setdefault(row["arm"], {})[row["seed"]] = row["peak_memory"]
+    told = {}
+    for arm, sizes in found.items():
+        theirs = found.get(reference.get(arm, BASELINE), {})
+        ratios = [size / theirs[seed] for seed, size in sizes.items() if theirs.get(seed)]
+        ratio = wording.times(statistics.median(ratios)) if ratios else ""
+        told[arm] = (wording.megabytes(statistics.median(sizes.values())), ratio)
+    return told
+
+
+def _design(study: Mapping[str, Any]) -> str:
+    """Which arms there are, in a sentence's beginning."""
+    against = [arm.get("reference") or BASELINE for arm in study["arms"]]
+    sizes = [
+        len(arm["methods"])
+        for arm, other in zip(study["arms"], against, strict=True)
+        if other == BASELINE and arm["name"] != BASELINE
+    ]
+    alone, lacking = sum(size < 2 for size in sizes), sum(other != BASELINE for other in against)
+    if alone == len(sizes) and not lacking:
+        return f"Baseline and {wording.counted(alone, 'method')}, each alone"
+    parts = [
+        "Baseline",
+        f"{wording.counted(alone, 'arm')} of one method" if alone else "",
+        wording.counted(len(sizes) - alone, "arm") + " of several" if len(sizes) > alone else "",
+        f"{lacking} that lack{'s' if lacking == 1 else ''} one of them" if lacking else "",
+    ]
+    return wording.listed([part for part in parts if part])
+
+
+def _marked(text: str) -> str:
+    """Escaped, with the names in it set apart."""
+    from markupsafe import Markup, escape
+
+    return Markup(_emphasised(str(escape(text))))
 
 
 def _emphasised(text: str) -> str:
@@ -68,7 +169,6 @@ def _baseline(rows: Sequence[Row], metric: str) -> str:
 
 def _counts(study: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     return {
-        "methods": len(study["arms"]) - 1,
         "seeds": len(study["seeds"]),
         "done": sum(row["status"] == "done" for row in rows),
         "runs": len(study["nodes"]),
@@ -134,7 +234,10 @@ def _incidents(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _left_out(study: Mapping[str, Any]) -> dict[str, str]:
+    """Methods that were not tried, and why; a study of old has its task's reasons alone."""
     asked = {settings["name"] for arm in study["arms"] for settings in arm["methods"]}
+    if study.get("left_out") is not None:
+        return dict(study["left_out"])
     reasons = study["task"].get("left_out") or {}
     return {name: reason for name, reason in reasons.items() if name not in asked}
 

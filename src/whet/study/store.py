@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import files
+from whet.study import files, wording
 from whet.study.plan import STATUSES, Node, Row
 
 FORMAT = 1
 LOCK = "study.lock"
-OURS = ("study.json", "results.jsonl", "results.csv", "verdicts.json", "report.html", "nodes")
+RAN = ("status", "updates", "seconds_per_update", "peak_memory")
+BLANK, FORMULA = tuple("\t\r\n"), tuple("=+-@＝＋－＠")
+OURS = ("study.json", "results.jsonl", "results.csv", "verdicts.json", "report.html", "nodes",
+        "rehearsal")  # fmt: skip
 
 
 class Store:
@@ -156,7 +159,7 @@ def flat(rows: Sequence[Row]) -> str:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["arm", "seed", "part", "metric", "value"])
     for row in rows:
-        run = {name: row.get(name) for name in ("status", "updates", "seconds_per_update")}
+        run = {name: row[name] for name in RAN if name in row}
         for part, values in [("run", run), *(row.get("metrics") or {}).items()]:
             for metric, value in values.items():
                 table.writerow(map(cell, (row["arm"], row["seed"], part, metric, value)))
@@ -164,9 +167,13 @@ def flat(rows: Sequence[Row]) -> str:
 
 
 def cell(value: object) -> str:
-    """A cell's text; what a spreadsheet would take for a formula gets a leading apostrophe."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text[:1] in tuple("=+-@\t\r") and not _numeric(text) else text
+    """A cell's text, redacted; what a spreadsheet would take for a formula gets an apostrophe.
+
+    Spreadsheets skip blanks before a formula, and some read the wide forms of its first sign.
+    """
+    text = "" if value is None else wording.plain(str(value), lines=True)
+    formula = text[:1] in BLANK or text.lstrip()[:1] in FORMULA
+    return f"'{text}" if formula and not _numeric(text) else text
 
 
 def _numeric(text: str) -> bool:

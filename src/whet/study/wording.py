@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
+import unicodedata
 from collections.abc import Iterable, Sequence
 
+from whet.study import redact
 from whet.study.statistics import FEWEST, HELPS, HURTS, IDENTICAL, NONE, TOO_FEW, Comparison
 
 MINUS, TIMES, NOTHING = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
@@ -16,6 +19,37 @@ WITHOUT = {
     "failed in every seed": "failed in every seed",
     TOO_FEW: "came to too few results for a verdict",
 }
+# What the verdicts mean where an arm is everything but one method.
+LEAVING = {
+    HELPS: "better without it",
+    HURTS: "missed",
+    NONE: "no effect found",
+    IDENTICAL: "identical to all",
+}
+SEQUENCE = re.compile(  # what a terminal acts on: CSI, OSC and its kin, then any two characters
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"
+    "|(?:\x1b[\\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)?"
+    "|\x1b[ -/]*[0-~]?"
+)
+JOINERS = "\u200c\u200d"  # invisible, and needed to write Persian or emoji
+
+
+def plain(text: str, lines: bool = False) -> str:
+    """Text that may be shown: no secrets, nothing that a terminal or a reader's eye obeys.
+
+    Without `lines` it is one line. Rich still takes `[bold]` for markup: escape it, or print it
+    with `markup=False`.
+    """
+    text = SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    text = "".join(letter for letter in text if _shown(letter))
+    text = redact.text(text.encode("utf-8", "replace").decode("utf-8"))
+    return text if lines else re.sub(r"[\n\t]", " ", text)
+
+
+def _shown(letter: str) -> bool:
+    if letter in "\n\t" or letter in JOINERS:
+        return True
+    return unicodedata.category(letter) not in ("Cc", "Cf", "Zl", "Zp")
 
 
 def decimals(comparisons: Iterable[Comparison]) -> int:
@@ -51,9 +85,20 @@ def probability(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def share(value: float | None) -> str:
+    """A number between 0 and 1 in three decimals."""
+    return NOTHING if value is None else f"{value:.3f}"
+
+
 def times(cost: float | None) -> str:
     """The time per update relative to the baseline's."""
     return NOTHING if cost is None else f"{cost:.2f}{TIMES}"
+
+
+def megabytes(size: float) -> str:
+    """An amount of memory."""
+    amount = size / 1e6
+    return f"{amount:.1f} MB" if amount < 99.5 else f"{amount:,.0f} MB"
 
 
 def duration(seconds: float) -> str:
@@ -76,7 +121,7 @@ def counted(n: int, thing: str) -> str:
 
 def named(comparison: Comparison) -> str:
     """An arm's name between marks, so that a page can set it apart after escaping."""
-    return f"{OPEN}{comparison.arm}{CLOSE}"
+    return f"{OPEN}{plain(comparison.arm)}{CLOSE}"
 
 
 def last_line(reason: str | None) -> str:
@@ -120,6 +165,25 @@ def answer(comparisons: Sequence[Comparison], metric: str) -> str:
     ):
         parts.append(f"{listed([named(each) for each in whose])} {said}." if whose else "")
     return " ".join(filter(None, parts))
+
+
+def leaving(comparisons: Sequence[Comparison], metric: str) -> str:
+    """What leaving one method out of all of them showed, in a sentence; marked as in `answer`."""
+    compared = [each for each in comparisons if each.n >= FEWEST]
+    if not compared:
+        return ""
+    places = decimals(comparisons)
+    parts = []
+    for verdict, said in ((HURTS, "worsens"), (HELPS, "improves")):
+        found = sorted(
+            (each for each in compared if each.verdict == verdict),
+            key=lambda each: -abs(each.gain or 0),
+        )
+        parts += [f"{named(e)} {said} {metric} by {abs(e.gain or 0):.{places}f}" for e in found]
+    if not parts:
+        return f"Against all methods together, leaving one out showed no effect on {metric}."
+    rest = "; the others showed no effect" if len(parts) < len(compared) else ""
+    return f"Against all methods together, {listed(parts)}{rest}."
 
 
 def _found(compared: Sequence[Comparison], verdict: str, metric: str, places: int) -> str:

@@ -33,7 +33,7 @@ def serve(connection: Connection, folder: Path, train: str, threads: int) -> Non
             node: Node = connection.recv()
         except EOFError:
             return
-        connection.send(_run(node, store, train, threads))
+        connection.send(run(node, store, train, threads))
 
 
 def failed(node: Node, reason: str, seconds: float = 0.0) -> Row:
@@ -44,16 +44,20 @@ def failed(node: Node, reason: str, seconds: float = 0.0) -> Row:
     return row | {"key": node.key, "environment": {}}
 
 
-def _run(node: Node, store: Store, train: str, threads: int) -> Row:
+def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) -> Row:
+    """Train one node and keep its row; in its own log what it prints, where `quiet`."""
     began = time.monotonic()
     folder = store.folder_of(node)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _log_to(folder / LOG)
+        if quiet:
+            _log_to(folder / LOG)
         row = _load(train, threads)(node, folder)
         row = {**row, "arm": node.arm, "seed": node.seed, "key": node.key}
         store.finish(node, row)
     except BaseException as error:  # a run that calls exit() must not take the worker along
+        if isinstance(error, KeyboardInterrupt) and not quiet:
+            raise
         mistake = isinstance(error, WhetError)
         reason = str(error) if mistake else traceback.format_exc()
         row = failed(node, reason, time.monotonic() - began)

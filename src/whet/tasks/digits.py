@@ -19,7 +19,6 @@ METRICS = ("accuracy", "log_loss", "macro_f1", "ece")
 
 ABOUT = About(
     title="Handwritten digits, 8x8 grey, 10 classes",
-    metric="accuracy",
     updates=300,
     batch_size=64,
     optimizer={"name": "adamw", "lr": 0.003, "weight_decay": 0.01},

@@ -1,0 +1,94 @@
+"""Images in a zip: `<part>/<class>/<file>`, or `<class>/<file>`; read where they are."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from whet.data.parts import Array, Part
+from whet.errors import InputError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+PARTS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
+Member = tuple[str, str, str]  # part, class, name in the archive
+
+
+def read(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `Loaded` from zips of images; members are read and never extracted."""
+    members = [(path, *member) for part, path in files.items() for member in _members(path, part)]
+    classes = tuple(sorted({kind for _, _, kind, _ in members}))
+    told = wishes["facts"].classes
+    if told is not None and set(told) == set(classes):
+        classes = told
+    ids = {name: at for at, name in enumerate(classes)}
+    parts: dict[str, Part] = {}
+    for part in ("train", "valid", "test"):
+        own = [(path, kind, name) for path, place, kind, name in members if place == part]
+        if own:
+            inputs = _decoded([(path, name) for path, _, name in own], wishes["size"])
+            targets = np.array([ids[kind] for _, kind, _ in own], np.int64)
+            parts[part] = Part(inputs, targets, {"file": [name for _, _, name in own]})
+    if "train" not in parts:
+        raise InputError(f"{next(iter(files.values()))} has no images under train/<class>/.")
+    return {**parts, "kind": "images", "classes": classes, "objective": "categorical"}
+
+
+def _members(path: Path, part: str) -> list[Member]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePosixPath(item.filename) for item in archive.infolist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read ({error}). Get the file again.") from error
+    found = [
+        name for name in names if name.suffix.lower() in ENDINGS and "__MACOSX" not in name.parts
+    ]
+    members: list[Member] = []
+    for name in found:
+        parts = [PARTS[folder.lower()] for folder in name.parts[:-2] if folder.lower() in PARTS]
+        if len(name.parts) < 2:
+            raise InputError(f"{path}: {name} lies in no folder that is called after its class.")
+        members.append((parts[0] if parts else part, name.parts[-2], str(name)))
+    if not members:
+        raise InputError(f"{path} holds no image ({', '.join(ENDINGS)}).")
+    return sorted(members)
+
+
+def _decoded(members: list[tuple[Path, str]], size: tuple[int, int] | None) -> Array:
+    images: list[Array] = []
+    archives: dict[Path, zipfile.ZipFile] = {}
+    try:
+        for path, name in members:
+            if path not in archives:
+                archives[path] = zipfile.ZipFile(path)
+            images.append(_image(archives[path], path, name, size))
+            if images[-1].shape != images[0].shape:
+                raise InputError(
+                    f"{path}: {name} is {images[-1].shape[:2]}, others {images[0].shape[:2]} "
+                    "(height and width). Give size=(height, width) to resize all of them."
+                )
+    finally:
+        for archive in archives.values():
+            archive.close()
+    return np.stack(images)
+
+
+def _image(archive: zipfile.ZipFile, path: Path, name: str, size: tuple[int, int] | None) -> Array:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(archive.read(name))) as image:
+            colours = image.convert("RGB")
+            if size is not None:
+                colours = colours.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+            return np.asarray(colours, np.uint8)
+    except (
+        OSError, ValueError, SyntaxError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError,
+        Image.DecompressionBombError,
+    ) as error:  # fmt: skip
+        raise InputError(f"{path}: {name} cannot be read ({error}). Get the file again.") from error

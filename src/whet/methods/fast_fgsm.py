@@ -1,0 +1,300 @@
+"""Fast adversarial training: FGSM from a random start."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from whet import attack, embedding, modes
+from whet.attack import Ball, attack_pass
+from whet.batch import Batch
+from whet.embedding import Shift
+from whet.errors import InputError, NotApplicable
+from whet.forward import Forward
+from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
+from whet.settings import choice, number
+from whet.training import Training
+
+PGD = (0.25,) * 5  # steps in units of epsilon, as the paper's code watches by
+
+
+class CatastrophicOverfitting(UserWarning):
+    """The model resists the attack it is trained with and no longer a stronger one."""
+
+
+def fast_fgsm(
+    loss: Callable[[Tensor], Tensor], x: Tensor, epsilon: float, step_size: float = 1.25, *,
+    low: float | None = None, high: float | None = None, init: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:  # fmt: skip
+    """Inputs moved up the loss by one step from a random start; put the loss in `attack_pass`.
+
+    >>> x, y = torch.full((2, 3), 0.5), torch.tensor([0, 1])
+    >>> model = nn.Linear(3, 2)
+    >>> moved = fast_fgsm(lambda x: nn.functional.cross_entropy(model(x), y), x, 0.1, low=0, high=1)
+    >>> bool((moved - x).abs().max() <= 0.1 + 1e-6)
+    True
+    """
+    ends = (None if end is None else x.new_tensor(end) for end in (low, high))
+    ball = Ball(x.detach(), x.new_tensor(epsilon), *ends)
+    point = ball.at(init * attack.noise(x, generator))
+    if step_size == 0.0:
+        return point
+    point.requires_grad_()
+    [gradient] = torch.autograd.grad(loss(point), point)
+    return ball.climbed(point.detach(), gradient, step_size)
+
+
+@method
+class FastFGSM(Method):
+    r"""Fast adversarial training: learn inputs that one signed step made worse.
+
+    $$\delta_0 \sim U(\pm\epsilon), \quad \delta = \Pi_{\pm\epsilon}\bigl(\delta_0 + \alpha\,
+    \mathrm{sign}\,\nabla_x \ell(x + \delta_0, y)\bigr), \quad
+    L = w\, \ell(x + \delta, y) + (1 - w)\, \ell(x, y)$$
+
+    with α = step_size · ε, and x + δ clipped to the valid range where one is given; without one
+    nothing is clipped, and `notes` says so. The attack is on the objective's own loss: what other
+    methods add is learned at x + δ and not climbed. It has the dropout mask of the pass that
+    learns, and moves neither gradients nor batch statistics. Where a gradient is 0, NaN or
+    infinite there is no step, and rows without a target stay as they are. In a blend
+    (0 < w < 1) the clean pass alone moves the batch statistics.
+
+    Every `watch` updates a training batch is attacked by 5 steps of PGD, in evaluation mode. Where
+    `accuracy` there falls more than `drop` below its best, the one step is no attack any more
+    (catastrophic overfitting): a warning says so, and `on_drop` says what is done.
+
+    Args:
+        epsilon: ε, from 0, in the units that `std` is of; 8/255 for images in [0, 1].
+        step_size: α/ε. 0 makes no attack pass and no watch, and learns the noise δ_0: the control
+            that every gain is to be compared with.
+        init: size of δ_0 in units of ε; 0 with step_size=1 is plain FGSM.
+        scope: `inputs`, or `embeddings`: what nn.Embedding returns, padding left alone.
+        weight: w in [0, 1]; 0 is plain training.
+        watch: updates between two looks, 0 for none. Reals have no accuracy and are not watched.
+        drop: in [0, 1].
+        on_drop: `halve` the step, each time again; or `stop` the attack and learn clean inputs.
+        std: what the inputs, and so ε, are divided by: a number, or one per channel (dim 1).
+        at: which inputs (`*`: every floating one; a name, glob, position), or which embeddings.
+        exclude: globs of embeddings to leave alone.
+
+    Resources: `valid_range`, if there is one: `(low, high)` as the model sees the input, numbers
+    or one per channel, so `((0 - mean) / std, (1 - mean) / std)`; or a mapping from inputs to such.
+
+    Cost: 2 forward and backward passes (3 in a blend), 6 more every `watch` updates. In the scope
+    `embeddings` a compiled graph breaks. Activation checkpointing has to be non-reentrant.
+
+    Raises:
+        InputError: no floating input matches, `std` or the range fit no channels, or the first
+            batch lies outside of the range.
+        NotApplicable: the loss does not depend on what is to be moved, or there is no loss.
+
+    Paper: Wong, Rice & Kolter 2020, arXiv:2001.03994. As all adversarial methods best begun late:
+    `FastFGSM().during(0.25, 1)`.
+
+    >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0])
+    >>> with attack_pass(model):
+    ...     loss = lambda x: nn.functional.cross_entropy(model(x), y)
+    ...     worse = fast_fgsm(loss, x, epsilon=8 / 255, low=0.0, high=1.0)
+    >>> nn.functional.cross_entropy(model(worse), y).backward()
+    """
+
+    epsilon: float = number(8 / 255, 0.0)
+    step_size: float = number(1.25, 0.0)
+    init: float = number(1.0, 0.0, 1.0)
+    scope: str = choice("inputs", "inputs", "embeddings")
+    weight: float = number(1.0, 0.0, 1.0)
+    watch: int = number(100, 0, whole=True)
+    drop: float = number(0.2, 0.0, 1.0)
+    on_drop: str = choice("halve", "halve", "stop")
+    std: float | tuple[float, ...] | None = number(None, 0.0, open_low=True, several=True)
+    at: str = "*"
+    exclude: tuple[str, ...] = embedding.NOT_WORDS
+
+    name: ClassVar[str] = "fast_fgsm"
+    layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
+    owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
+    card: ClassVar[Card] = Card(
+        title="Fast adversarial training (FGSM)", paper="arXiv:2001.03994",
+        cost="2 forward and backward passes", tier=1, phase="from a quarter on",
+        data="floating inputs, or tokens that are embedded",
+        avoid_when="at the very start, or where a small change of the input changes its class",
+        zh={
+            "title": "快速对抗训练（Fast FGSM）", "cost": "前向与反向传播各 2 次",
+            "phase": "训练进行四分之一之后", "data": "浮点输入，或经嵌入层的词元",
+            "avoid_when": "训练刚开始时，或输入的微小变化就会改变类别的任务",
+        },
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        self.notes: list[str] = []
+        self._forget()
+        self._model: nn.Module | None = None
+        self._embeddings: dict[str, nn.Module] = {}
+        self._shift: Shift | None = None
+        self._rows: Tensor | None = None
+        self._second = False
+
+    def _forget(self) -> None:
+        self.accuracy: float | None = None  # under PGD, when it was last looked at
+        self.best, self.halved, self.stopped, self._looked = 0.0, 0, False, False
+
+    # the core: torch alone -------------------------------------------------------------------
+    def begin(self, model: nn.Module) -> None:
+        """Find the model's embeddings."""
+        self._embeddings = embedding.modules(model, self.at, self.exclude, self.key)
+        self._model = model
+
+    @contextmanager
+    def attack(self, model: nn.Module, loss: Callable[[], Tensor], seed: int = 0) -> Iterator[None]:
+        """Embeddings at the point that raises `loss()`, for the length of a `with`."""
+        if self._model is not model:
+            self.begin(model)
+        with self._shifted(model, seed):
+            with attack_pass(model):
+                self._climb(loss, self._sizes)
+            yield
+
+    def observe(self, accuracy: float) -> None:
+        """Take note of an accuracy under PGD; where it fell too far the attack changes."""
+        self.accuracy = accuracy
+        if self.best - accuracy <= self.drop:
+            self.best = max(self.best, accuracy)
+            return
+        told = f"{self.key}: accuracy under PGD fell from {self.best:.2f} to {accuracy:.2f}"
+        self.best = accuracy
+        if self.on_drop == "stop":
+            self.stopped, act = True, "the attack ends, and clean inputs are learned from here on"
+        else:
+            self.halved += 1
+            act = f"the step is {self._sizes[0]:g} times epsilon from here on"
+        warnings.warn(f"{told}; {act}.", CatastrophicOverfitting, stacklevel=2)
+
+    @property
+    def _sizes(self) -> tuple[float, ...]:
+        return (self.step_size / 2**self.halved,) if self.step_size > 0 else ()
+
+    @contextmanager
+    def _shifted(self, model: nn.Module, key: int, rows: Tensor | None = None) -> Iterator[None]:
+        """Embeddings at δ_0, from where `_climb` moves them."""
+        self._rows = rows
+
+        start = attack.starting(self.epsilon, self.init, key, rows)
+        with Shift(model, [*self._embeddings.values()], start) as self._shift:
+            try:
+                yield
+            finally:
+                self._shift = None
+
+    # the moments -----------------------------------------------------------------------------
+    def build(self, run: Training) -> None:
+        kind, inputs = run.objective.family.name, self.scope == "inputs"
+        if kind == "embedding":
+            raise NotApplicable(self.key, "a contrastive objective has no loss of its own.")
+        if not inputs:
+            if self.std is not None:
+                raise InputError(f"{self.key}: std is of inputs; leave it out for embeddings.")
+            self.begin(run.module)
+            embedding.hook_points(run.module, [*self._embeddings.values()])
+        unclipped = inputs and "valid_range" not in run.resources
+        self.notes = ["no resource valid_range: x + delta is not clipped"] * unclipped
+        if kind == "real" and self.watch > 0:
+            self.notes.append("reals have no accuracy: overfitting is not watched")
+
+    def start(self, run: Training) -> None:
+        self._forget()
+        if self.scope == "embeddings":
+            self.begin(run.module)
+
+    def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
+        if not self._acts(batch) or (self.weight < 1.0 and not self._second):
+            return inner(batch)
+        if self._due(run):
+            run.stage(self, batch)
+        if self.scope == "embeddings":
+            run.hold(self, self._shifted(run.module, run.key(self), batch.mask))
+        with attack_pass(run.module):
+            worse = self._attacked(run, batch, self._sizes, run.key(self))
+        return inner(worse)
+
+    def backward(self, run: Training, forward: Forward, inner: InnerBackward) -> None:
+        if self.weight == 1.0 or not self._acts(forward.batch):
+            inner(forward)
+            return
+        inner(forward.replace(scale=forward.scale * (1.0 - self.weight)))
+        self._second = True
+        try:
+            with modes.still_statistics(run.module):
+                again = run.again()
+                inner(again.replace(scale=again.scale * self.weight))
+        finally:
+            self._second = False
+
+    def after_update(self, run: Training) -> None:
+        for batch in run.staged(self):
+            accuracy = self._under_pgd(run, batch)
+            if math.isfinite(accuracy):
+                self.observe(accuracy)
+
+    def _acts(self, batch: Batch) -> bool:
+        off = self.weight == 0.0 or self.epsilon == 0.0 or self.stopped
+        return not off and batch.targets is not None
+
+    def _attacked(self, run: Training, batch: Batch, sizes: Sequence[float], key: int) -> Batch:
+        """The batch to learn: with its inputs moved, or as it is where a shift stands moved."""
+
+        def loss(some: Batch) -> Tensor:
+            # a sum: in half precision a mean's gradient may round to 0, which has no sign
+            return attack.plain(run, some).kept().sum()
+
+        if self.scope == "embeddings":
+            self._climb(lambda: loss(batch), sizes)
+            return batch
+        ends = run.resources.get("valid_range")
+        balls = attack.balls(self.key, batch, self.at, self.epsilon, self.std, ends)
+        if not self._looked:  # once: an accelerator is waited for
+            attack.check_range(self.key, balls)
+            self._looked = True
+        points = attack.started(balls, self.init, key)
+        for size in sizes:
+            points = attack.climbed(self, loss, batch, balls, points, size)
+        return attack.moved(batch, points)
+
+    def _climb(self, loss: Callable[[], Tensor], sizes: Sequence[float]) -> None:
+        """The shift that stands, from δ_0 up the loss."""
+        assert self._shift is not None
+        self._shift.rewind()
+        for size in sizes:
+            slopes = attack.slopes(self, loss(), [c.delta for c in self._shift.calls])
+            for call, slope in zip(self._shift.calls, slopes, strict=True):
+                ball = attack.around(call, self.epsilon, self._rows)
+                call.move(ball.climbed(call.delta.detach(), slope, size))
+
+    # the watch -------------------------------------------------------------------------------
+    def _due(self, run: Training) -> bool:
+        watched = self.watch > 0 and self.step_size > 0 and run.objective.family.name != "real"
+        return watched and run.micro == 0 and (run.updates + 1) % self.watch == 0
+
+    def _under_pgd(self, run: Training, batch: Batch) -> float:
+        """Accuracy in evaluation mode on a batch that PGD attacked."""
+        key = run.key(self, "watch")
+        with modes.evaluation_mode(run.module), attack_pass(run.module), ExitStack() as shift:
+            if self.scope == "embeddings":
+                shift.enter_context(self._shifted(run.module, key, batch.mask))
+            worse = self._attacked(run, batch, PGD, key)
+            with torch.no_grad():
+                return attack.accuracy(attack.plain(run, worse), run.objective.family.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("best", "accuracy", "halved", "stopped")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)

@@ -1,0 +1,70 @@
+"""What methods that mix rows share: which inputs, which rows, and the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whet import modes
+from whet.batch import Batch
+from whet.errors import InputError
+from whet.training import Training
+
+
+def permutation_of_known(batch: Batch, generator: torch.Generator) -> Tensor:
+    """A permutation of the rows that have a target; the others stay where they are."""
+    if batch.mask is None:
+        return torch.randperm(batch.size, generator=generator).to(batch.device)
+    rows = batch.mask.nonzero().flatten()
+    permutation = torch.arange(batch.size, device=batch.device)
+    permutation[rows] = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+    return permutation
+
+
+def mixed_targets(run: Training, batch: Batch, permutation: Tensor, share: float) -> Tensor:
+    """`share * targets + (1 - share) * targets[permutation]`, as the objective's family has it."""
+    targets = batch.known_targets()
+    width = run.objective.width(run, batch)
+    try:
+        return run.objective.family.mix(targets, targets[permutation], share, width)
+    except RuntimeError:
+        run.objective.check_host(batch)  # a clearer error, where targets are the reason
+        raise
+
+
+def chosen(who: str, inputs: Any, at: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Every input by name, and those that `at` names: `*` for all, a name, a glob, a position.
+
+    Raises:
+        InputError: `at` matches none; the message lists what there is.
+    """
+    found = dict(named(inputs))
+    names = list(found) if at == "*" else modes.match(list(found), at)
+    if not names:
+        there = ", ".join(found) if "" not in found else "one without a name, at='*'"
+        raise InputError(f"{who}: no input matches at={at!r}; there are: {there}.")
+    return found, {name: found[name] for name in names}
+
+
+def named(nest: Any, name: str = "") -> list[tuple[str, Tensor]]:
+    """`(name, tensor)` of every leaf: keys and positions joined by dots."""
+    if isinstance(nest, Tensor):
+        return [(name, nest)]
+    parts = nest.items() if isinstance(nest, Mapping) else enumerate(nest)
+    return [pair for key, part in parts for pair in named(part, _join(name, key))]
+
+
+def map_named(change: Callable[[str, Tensor], Tensor], nest: Any, name: str = "") -> Any:
+    """The nest with `change(name, leaf)` for every leaf; mappings become plain dicts."""
+    if isinstance(nest, Tensor):
+        return change(name, nest)
+    if isinstance(nest, Mapping):
+        return {k: map_named(change, part, _join(name, k)) for k, part in nest.items()}
+    return tuple(map_named(change, part, _join(name, k)) for k, part in enumerate(nest))
+
+
+def _join(name: str, key: object) -> str:
+    return f"{name}.{key}" if name else str(key)

@@ -1,0 +1,216 @@
+"""Where tasks come from: a built-in name, a user's file, a function.
+
+A user's file is Python and is run; it defines `task(seed) -> Task` and may define `ABOUT`. It is
+imported with its folder in front of the import path, as `python file.py` would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import random
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from whet import rows, seeding, tasks
+from whet.batch import leaves
+from whet.errors import InputError, UnknownName, WhetError
+from whet.places import name_of
+from whet.task import Task
+from whet.tasks import About
+
+MakeTask = Callable[[int], Task]
+_given: dict[str, MakeTask] = {}  # functions that a Study was given in this process
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task before it has a seed.
+
+    Args:
+        name: what a study of it is called.
+        make: from a seed to a Task.
+        about: what a study needs to know.
+        file: the file it comes from; None for built-in ones and for functions.
+    """
+
+    name: str
+    make: MakeTask
+    about: About
+    file: Path | None = None
+
+    def task(self, seed: int) -> Task:
+        """The task of one seed; what draws without a generator of its own is seeded by it.
+
+        Raises:
+            InputError: the task's code raised, or gave no Task; with the lines it happened in.
+        """
+        with _seeded(seed):
+            try:
+                made = self.make(seed)
+            except WhetError:
+                raise
+            except Exception as error:
+                raise InputError(_told(f"task({seed})", self.file, error)) from error
+        if not isinstance(made, Task):
+            raise InputError(
+                f"task({seed}) of {self.name} gave {type(made).__name__}, not a whet.Task. "
+                "End it with `return Task(model, train=..., select=..., judge=...)`."
+            )
+        for part in ("select", "judge"):
+            if getattr(made, part) is None:
+                raise InputError(
+                    f"task({seed}) of {self.name} has no {part} part. A study needs all three: "
+                    "train, select (for choosing and stopping) and judge (for the verdict); "
+                    "whet.data.split makes them."
+                )
+        return made
+
+
+def load(name: str, file: str | Path | None = None) -> Source:
+    """The source of a built-in task, of a file, or of a function given before.
+
+    Raises:
+        UnknownName, InputError: there is none; the file cannot be imported or has no `task`.
+    """
+    if file is not None:
+        return _from_file(Path(file))
+    if name in _given:
+        return _from_function(name, _given[name])
+    if name not in tasks.names() and Path(f"{name}.py").is_file():
+        raise InputError(f"{name} is no built-in task. Did you mean the file {name}.py?")
+    module = tasks.load(name)
+    return Source(name, module.task, module.ABOUT)
+
+
+def give(make: MakeTask, name: str | None = None) -> str:
+    """Keep a function for `load`; says under which name."""
+    if not callable(make):
+        raise InputError(
+            f"a Study is of a task's name, a file, or a function seed -> Task; this is {make!r}."
+        )
+    name = name or re.sub(r"\W+", "-", getattr(make, "__name__", "task")).strip("-") or "task"
+    if name in tasks.names():
+        name = f"{name}-function"
+    _given[name] = make
+    return name
+
+
+def _from_function(name: str, make: MakeTask) -> Source:
+    module = inspect.getmodule(make)
+    about = getattr(make, "about", None) or getattr(module, "ABOUT", None)
+    return Source(name, make, _checked(about, name, inspect.getdoc(make)))
+
+
+def _from_file(path: Path) -> Source:
+    module = _imported(path)
+    make = getattr(module, "task", None)
+    if not callable(make):
+        functions = [n for n, v in vars(module).items() if inspect.isfunction(v) and n[0] != "_"]
+        there = ", ".join(functions) or "none"
+        raise InputError(
+            f"{path} defines no function `task(seed)`; functions in it: {there}. "
+            "`whet new task.py` writes a file to begin with."
+        )
+    about = _checked(getattr(module, "ABOUT", None), str(path), module.__doc__)
+    return Source(name_of(path), make, about, path)
+
+
+def _checked(about: object, where: str, doc: str | None) -> About:
+    if isinstance(about, Mapping):
+        known = About.__dataclass_fields__
+        for entry in about:
+            if entry not in known:
+                raise UnknownName(f"entry in ABOUT of {where}", str(entry), known)
+        about = About(**about)
+    if about is None:
+        about = About()
+    if not isinstance(about, About):
+        raise InputError(f"ABOUT of {where} is {about!r}; make it whet.About(updates=300, ...).")
+    title = about.title or ((doc or "").strip().splitlines() or [""])[0].rstrip(".")
+    return About(**{**vars(about), "title": title})
+
+
+def _imported(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(
+            f"there is no file {path}. `whet new {path}` writes a task to begin with; "
+            f"built-in tasks: {', '.join(tasks.names())}."
+        )
+    path = path.resolve()
+    written = hashlib.sha256(str(path).encode() + path.read_bytes())
+    name = f"whet_task_{written.hexdigest()[:12]}"  # an edited file is another module
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file: name it with .py at the end.")
+    module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(_told("importing it", path, error)) from error
+    return module
+
+
+def _told(what: str, file: Path | None, error: Exception) -> str:
+    """The error of a user's code with the lines it came from; what called them is left out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [n for n, frame in enumerate(frames) if file and frame.filename == str(file.resolve())]
+    kept = frames[own[0] :] if own else frames[-3:]
+    lines = "".join(traceback.format_list(kept)).rstrip()
+    where = f"{file}: " if file else ""
+    return f"{where}{what} raised\n{lines}\n{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed what a file draws from when it seeds nothing itself, and put it back."""
+    numpys = np.random.get_state()  # noqa: NPY002 - the user's code may use the global one
+    python = random.getstate()
+    with seeding.borrowed(seeding.key(seed, "task")):
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(numpys)  # noqa: NPY002
+            random.setstate(python)
+
+
+def fingerprint(task: Task) -> str:
+    """A digest of a task's data where it lies in memory; of other data, its kind and length."""
+    digest = hashlib.sha256()
+    for name in ("train", "select", "judge"):
+        digest.update(name.encode())
+        for text in _described(task.part(name), task):
+            digest.update(text)
+    return digest.hexdigest()[:16]
+
+
+def _described(data: Any, task: Task) -> Iterator[bytes]:
+    opened = rows.open_rows(data, task.collate, "the data")
+    if not isinstance(opened, rows.Arrays):
+        size = "?" if opened is None else str(len(opened))
+        yield f"{type(data).__name__} {size}".encode()
+        return
+    whole = opened.whole
+    found = [*leaves(whole.inputs), ("targets", whole.targets), ("mask", whole.mask)]
+    for name, tensor in found:
+        if tensor is not None:
+            yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
+            yield tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()

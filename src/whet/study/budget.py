@@ -1,0 +1,183 @@
+"""What fits into a span of time: seeds first, then the length of training, then arms.
+
+A rehearsal has measured every arm. If the study as asked does not fit, seeds go down to three,
+the fewest that a verdict takes; then training is made shorter, to a half and a quarter; then arms
+are dropped from the end of the list. Whatever is given up is said before training begins.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from whet.errors import InputError
+from whet.study import wording
+from whet.study.plan import BASELINE, Arm
+from whet.study.statistics import FEWEST
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+FIDELITIES = (1.0, 0.5, 0.25)
+MOST_SEEDS = 10
+RESERVE = 0.9  # of the time is planned with: measured steps are never quite those of the study
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that an arm takes: at its start, for each update, and to judge once."""
+
+    begin: float
+    update: float
+    judge: float
+
+    def run(self, updates: float, evaluations: int) -> float:
+        """Seconds of one run."""
+        return self.begin + updates * self.update + evaluations * self.judge
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a study makes of its time."""
+
+    arms: list[Arm]
+    seeds: int
+    share: float
+    seconds: float
+    notes: list[str]
+
+
+def seconds(text: str) -> float:
+    """A span of time such as `90s`, `30m`, `1.5h` or `2d`.
+
+    >>> seconds("1.5h")
+    5400.0
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text.lower())
+    if found is None or not float(found[1]):
+        raise InputError(f"--budget {text} is no span of time. Write it as 90s, 30m, 8h or 2d.")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def choose(
+    arms: Sequence[Arm],
+    costs: Mapping[str, Cost],
+    updates: int,
+    evaluations: int,
+    jobs: int,
+    available: float,
+    seeds: int | None,
+    wished: int,
+) -> Choice:
+    """Arms, seeds and length of training that fit.
+
+    Args:
+        arms: in the user's order, the baseline first.
+        costs: of each arm.
+        updates: the task's length of training.
+        evaluations: how often a run is judged.
+        jobs: runs at a time.
+        available: seconds.
+        seeds: what the user asked for; None leaves it to the budget, up to ten.
+        wished: seeds where there is no reason to deviate.
+
+    Raises:
+        InputError: not even the baseline and one arm fit.
+    """
+    least = seeds if seeds is not None else FEWEST
+    most = seeds if seeds is not None else max(MOST_SEEDS, wished)
+
+    def time(kept: Sequence[Arm], count: int, share: float) -> float:
+        each = [costs[arm.name].run(max(1, share * updates), evaluations) for arm in kept]
+        return _makespan(each * count, jobs)
+
+    room = RESERVE * available
+    for share in FIDELITIES:
+        if time(arms, least, share) <= room:
+            count = least
+            ceiling = most if share == 1.0 else min(most, max(least, wished))
+            while count < ceiling and time(arms, count + 1, share) <= room:
+                count += 1
+            kept = list(arms)
+            return _choice(kept, [], count, share, time(kept, count, share), wished, updates)
+    share, kept = FIDELITIES[-1], list(arms)
+    while len(kept) > 2 and time(kept, least, share) > room:
+        kept = _fewer(kept)
+    if time(kept, least, share) > room or len(kept) < 2:
+        needed = time(kept, least, share) / RESERVE
+        raise InputError(
+            f"--budget {wording.duration(available)} is too little: the baseline and "
+            f"{kept[-1].name} with {wording.counted(least, 'seed')} at a quarter of the training "
+            f"take about {wording.duration(needed)}."
+        )
+    dropped = [arm.name for arm in arms if arm not in kept]
+    return _choice(kept, dropped, least, share, time(kept, least, share), wished, updates)
+
+
+def _fewer(kept: Sequence[Arm]) -> list[Arm]:
+    """Without the last arm, and without those that were held against it."""
+    last = kept[-1]
+    fewer = [arm for arm in kept if arm is not last and arm.reference != last.name]
+    used = {arm.reference for arm in fewer} | {BASELINE}
+    held = [arm for arm in kept if arm.reference != BASELINE]
+    # `all` alone says little once all arms that lack one method of it are gone
+    gone = {arm.reference for arm in held} - used
+    return [arm for arm in fewer if arm.name not in gone] if last in held else fewer
+
+
+def _makespan(each: Sequence[float], jobs: int) -> float:
+    """When the last of several runs ends, each handed to the worker that is free first."""
+    ends = [0.0] * max(1, jobs)
+    for one in each:
+        first = ends.index(min(ends))
+        ends[first] += one
+    return max(ends)
+
+
+def _choice(
+    kept: list[Arm], dropped: list[str], seeds: int, share: float, takes: float, wished: int,
+    updates: int,
+) -> Choice:  # fmt: skip
+    length = max(1, round(share * updates))
+    size = (wording.counted(*each) for each in
+            ((len(kept), "arm"), (seeds, "seed"), (length, "update")))  # fmt: skip
+    given = "{} with {} and {} each".format(*size)
+    notes = [f"The budget gives {given}, about {wording.duration(takes)}."]
+    if dropped:
+        notes.append(f"It leaves no time for {wording.listed(dropped)}.")
+    if share < 1.0:
+        notes.append(
+            f"Training is {share:g} of the task's {updates} updates long: what helps a short "
+            "training need not help a long one."
+        )
+    notes.append(_resolution(seeds, len(kept) - 1))
+    return Choice(kept, seeds, share, takes, notes)
+
+
+def _resolution(seeds: int, arms: int) -> str:
+    """What such a study will not be able to show."""
+    if seeds < FEWEST:
+        return f"With {wording.counted(seeds, 'seed')} there will be no verdict; it takes {FEWEST}."
+    size = detectable(seeds, max(1, arms))
+    return (
+        f"It will not be able to show effects much below {size:.1f} times the spread of the paired "
+        f"difference between seeds (found in 4 of 5 studies, {wording.counted(arms, 'arm')})."
+    )
+
+
+def detectable(seeds: int, arms: int, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The effect, in standard deviations of the paired difference, that Holm's first step finds.
+
+    >>> round(detectable(5, 1), 2)
+    1.68
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
+    edge = t.ppf(1 - alpha / (2 * arms), seeds - 1)
+
+    def lacking(effect: float) -> float:
+        shift = effect * math.sqrt(seeds)
+        return float(nct.sf(edge, seeds - 1, shift)) - power
+
+    return float(brentq(lacking, 0.0, 200.0))

@@ -1,0 +1,88 @@
+"""A rehearsal: two updates of every arm, to find mistakes, what does not apply, and what it costs.
+
+Rehearsed runs are nodes like others, kept in the study's folder, so that the same command does not
+rehearse twice. Every part of training that an arm has is rehearsed, also one that begins late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from whet.errors import InputError
+from whet.study.budget import Cost
+from whet.study.plan import BASELINE, Arm, Node, Row
+from whet.study.store import Store
+
+FEW, MEASURED = 2, 8  # updates to find mistakes in, and to measure a step by
+FOLDER = "rehearsal"
+Run = Callable[[Sequence[Node], Store], None]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What came out of the rehearsed arms, by name."""
+
+    rows: Mapping[str, Row]
+
+    def costs(self) -> dict[str, Cost]:
+        """What each arm costs; of arms that came to nothing there is no entry."""
+        return {name: _cost(row) for name, row in self.rows.items() if row["status"] == "done"}
+
+    def joined(self, other: Rehearsal) -> Rehearsal:
+        """The arms of both."""
+        return Rehearsal({**self.rows, **other.rows})
+
+    def mistakes(self) -> list[str]:
+        """The arms that raised."""
+        return [name for name, row in self.rows.items() if row["status"] == "failed"]
+
+    def unfit(self) -> dict[str, str]:
+        """Why arms cannot be trained on the task, by name.
+
+        Raises:
+            InputError: the baseline itself cannot be.
+        """
+        found = {
+            name: _first(row["reason"])
+            for name, row in self.rows.items()
+            if row["status"] not in ("done", "diverged")
+        }
+        if BASELINE in found:
+            raise InputError(f"the task cannot be trained, without any method:\n{found[BASELINE]}")
+        return found
+
+
+def rehearse(
+    arms: Sequence[Arm], nodes: Callable[[Sequence[Arm]], list[Node]], folder: Path, train: Run
+) -> Rehearsal:
+    """Train a little of every arm that was not rehearsed yet.
+
+    Args:
+        arms: with the baseline.
+        nodes: from arms to their nodes.
+        folder: the study's.
+        train: trains nodes and keeps them in a store.
+    """
+    store = Store(folder / FOLDER)
+    made = nodes(arms)
+    waiting = [node for node in made if store.done(node) is None]
+    store.retry(waiting)
+    if waiting:
+        train(waiting, store)
+    rows = {row["arm"]: row for row in store.rebuild(made)}
+    return Rehearsal({arm.name: rows[arm.name] for arm in arms if arm.name in rows})
+
+
+def _cost(row: Row) -> Cost:
+    update, judge = row["seconds_per_update"] or 0.0, row.get("judging") or 0.0
+    begin = max(0.0, row["seconds"] - row["updates"] * update - 2 * judge)
+    return Cost(begin, update, judge)
+
+
+def _first(reason: str | None) -> str:
+    """What was wrong, without the traceback that led to it."""
+    lines = [line for line in (reason or "").splitlines() if line.strip()]
+    text = lines[-1].strip() if lines and lines[0].startswith("Traceback") else (reason or "")
+    return text.strip()

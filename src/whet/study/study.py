@@ -1,0 +1,111 @@
+"""A study in Python: in a script or a notebook what `whet study` is on the command line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from whet import places, sources
+from whet.errors import InputError
+from whet.study import arms, identity
+from whet.study.conduct import Evidence, conduct
+from whet.study.prepare import Request
+from whet.study.rehearsal import Rehearsal
+from whet.task import Task
+
+
+class Study:
+    """Arms times seeds, trained, compared and reported; in a notebook the report is shown inline.
+
+    Args:
+        task: a built-in task's name, a file that defines `task(seed)`, or the function itself. A
+            function is trained in this process, one run after another.
+        methods: names or settings, as `["ema", {"name": "fgm", "during": [0.25, 1]}]` or as on the
+            command line; None for all that suit the task.
+        seeds: how many; None for the task's own.
+        when: parts of training: `start`, `whole`, `end`, or several as `"start,end"`.
+        design: `add-one`, `leave-one-out` or `both`.
+        budget: a span of time such as `"8h"`.
+        out: the study's folder.
+        jobs: runs at a time.
+        threads: torch threads of each run.
+        device: `auto`, `cpu` or `cuda`.
+        console: where progress goes.
+
+    Raises:
+        InputError: before anything is trained, for what the task or the methods do not take.
+
+    >>> import tempfile, torch
+    >>> from whet import Study, Task
+    >>> def task(seed):
+    ...     x, y = torch.randn(60, 3), torch.arange(60) % 2
+    ...     parts = [(x[a:b], y[a:b]) for a, b in ((0, 30), (30, 45), (45, 60))]
+    ...     return Task(torch.nn.Linear(3, 2), *parts)
+    >>> task.about = {"updates": 4}
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     study = Study(task, methods=["ema", "sam"], seeds=3, out=out,
+    ...                   console=Console(quiet=True))
+    ...     [each.arm for each in study.run().comparisons]
+    ['ema', 'sam']
+    """
+
+    def __init__(
+        self, task: str | Path | Callable[[int], Task], *,
+        methods: str | Sequence[str | Mapping[str, Any]] | None = None, seeds: int | None = None,
+        when: str = "whole", design: str = "add-one", budget: str | None = None,
+        out: str | Path | None = None, jobs: int | None = None, threads: int = 1,
+        device: str = "auto", console: Console | None = None,
+    ) -> None:  # fmt: skip
+        self._console = console
+        name, file, code = _named(task)
+        self.request = Request(
+            name, file, methods if methods is None or isinstance(methods, str)
+            else arms.written(methods), seeds, when, design, budget,
+            out=None if out is None else Path(out), jobs=jobs, threads=threads, device=device,
+            code=code,
+        )  # fmt: skip
+
+    def run(self, *, fresh: bool = False) -> Evidence:
+        """Train what is not there yet, and compare; called again, it continues.
+
+        `fresh` forgets the results in the folder.
+        """
+        found = self._conduct(fresh=fresh)
+        assert isinstance(found, Evidence)
+        return found
+
+    def rehearse(self) -> Rehearsal:
+        """Two updates of everything, to find mistakes early."""
+        found = self._conduct(fast=True)
+        assert isinstance(found, Rehearsal)
+        return found
+
+    def _conduct(self, **changes: Any) -> Evidence | Rehearsal:
+        return conduct(replace(self.request, **changes), self._console or Console())
+
+
+def _named(task: Any) -> tuple[str, Path | None, str | None]:
+    """Name, file, and identity of the code where only this process can run it."""
+    if isinstance(task, Task):
+        raise InputError(
+            "a Study needs a new Task for every seed: give it the function seed -> Task, not the "
+            "Task that one call of it made."
+        )
+    if isinstance(task, str | Path):
+        file = places.file_of(str(task))
+        return (str(task), None, None) if file is None else (places.name_of(file), file, None)
+    name = sources.give(task)
+    if not inspect.isfunction(task):
+        raise InputError(
+            f"{task!r} is no plain function. Define `def task(seed): ...` that calls it, so that "
+            "a study can tell when its code has changed."
+        )
+    written = Path(inspect.getsourcefile(task) or "")
+    if task.__module__ == "__main__" or not written.is_file():
+        return name, None, identity.code_of_function(task)
+    return name, None, identity.code_of([], file=written)

@@ -1,0 +1,117 @@
+"""Images in classes, and a small convolutional network.
+
+The line above is the study's title. Edit the settings and the network below, then
+
+    whet study FILE --fast      two updates of every method: finds mistakes early
+    whet study FILE             the study; stop it at any time, the same command continues
+
+FILE is the path of this file. It is code: whet imports it and calls `task(seed)` for every
+training. As it stands it runs on a tiny sample, scikit-learn's handwritten digits.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import whet
+from whet import data
+
+# ---- settings to edit --------------------------------------------------------------------------
+
+# Your data: a folder with train.npz, which holds uint8 images x, (N, H, W) or (N, H, W, 3), and
+# classes y, (N,), or with a zip of <part>/<class>/<image>. Relative to this file; None: the sample.
+FOLDER = None
+SIZE = None  # (height, width) that the images of a zip are resized to
+KEEP_TEST = True  # a test part of the folder is what every seed is judged on; False: split it too
+
+BATCH_SIZE = 64
+UPDATES = 60  # steps of one training. Few, for the sample; None: ten passes, 300 steps at least
+LEARNING_RATE = 0.003
+METHODS = ("ema", "mixup", "label_smoothing", "r_drop", "sam")  # None: all that can be trained here
+METRICS = ("accuracy", "macro_f1", "log_loss")  # the first one decides; functions may stand here
+
+# ---- the network -------------------------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """Two convolutions and a linear head. Yours may be any module that gives logits (N, classes)."""
+
+    def __init__(self, channels: int, classes: int, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 4 * width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4 * width),
+            nn.ReLU(),
+        )
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(4 * width, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, channels, H, W) of any size to logits (N, classes)."""
+        return self.head(self.dropout(self.layers(images).mean((2, 3))))
+
+
+# ---- the task ----------------------------------------------------------------------------------
+
+ABOUT = whet.About(
+    updates=UPDATES,
+    batch_size=BATCH_SIZE,
+    optimizer={"name": "adamw", "lr": LEARNING_RATE, "weight_decay": 0.01},
+    methods=METHODS,
+    settings={"ema": {"decay": 0.98}},  # the default, 0.999, averages over a thousand updates
+)
+
+
+def task(seed: int) -> whet.Task:
+    """Everything of one seed. whet has seeded torch, numpy and random by it before it calls this."""
+    images, labels, names, test = rows()
+    # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
+    # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
+    # lucky split. Images of one patient or place belong together: groups=<one value per image>.
+    parts = data.split(labels, seed, judge=test)
+    # What is fitted sees the training part alone, or the judged images would leak into training.
+    mean = images[parts.train].mean((0, 2, 3), keepdims=True)
+    std = images[parts.train].std((0, 2, 3), keepdims=True) + 1e-6
+
+    def part(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        scaled = (images[chosen] - mean) / std
+        return torch.from_numpy(scaled), torch.from_numpy(labels[chosen])
+
+    return whet.Task(
+        Network(images.shape[1], len(names)),  # fresh weights, which vary with the seed as well
+        train=part(parts.train),
+        select=part(parts.select),
+        judge=part(parts.judge),
+        metrics=METRICS,
+        classes=names,
+    )
+
+
+@cache  # read once, however many seeds this process trains
+def rows() -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | None]:
+    """Images (N, channels, H, W) in [0, 1], classes (N,), their names, and given test rows.
+
+    All of them in memory; for more than fits there, begin with `whet new --kind torch`.
+    """
+    if FOLDER is None:
+        digits = load_digits()
+        images = digits.images[:, None].astype(np.float32) / 16
+        return images, digits.target, [str(name) for name in digits.target_names], None
+    found = data.load(Path(__file__).parent / FOLDER, size=SIZE)
+    if (found.kind, found.objective) != ("images", "categorical"):
+        raise ValueError(f"{FOLDER} holds {found.kind} ({found.objective}), no images in classes")
+    images = np.concatenate([part.inputs for part in found.parts.values()])  # test comes last
+    labels = np.concatenate([part.targets for part in found.parts.values()])
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    given = KEEP_TEST and found.test is not None
+    test = np.arange(len(labels) - len(found.test), len(labels)) if given else None
+    names = found.classes or [str(name) for name in range(labels.max() + 1)]
+    return images.astype(np.float32) / 255, labels, list(names), test

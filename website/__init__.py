@@ -1,0 +1,1 @@
+"""The documentation site: what is made at build time, from the code that it documents."""
