@@ -201,15 +201,21 @@ class TestShapesOfTables:
         columns = Columns.fit({"a": ["x", "y"]})
         assert columns.encode({"z": [1], "a": ["y"]})["categories"].tolist() == [[3]]
 
-    def test_pandas_is_not_needed(self) -> None:
+    def test_no_rows(self) -> None:
+        coded = Columns.fit({"a": ["x", "y"], "n": [0.5, 1.5]}).encode({"a": [], "n": []})
+        assert (coded["categories"].shape, coded["numbers"].shape) == ((0, 1), (0, 1))
+
+    def test_what_is_not_needed_is_not_imported(self) -> None:
         code = (
-            "import sys; from whet.data import Columns; "
-            "Columns.fit({'a': ['x', 'y']}).encode([{'a': 'x'}]); print('pandas' in sys.modules)"
+            "import sys, whet.data; from whet.data import Columns; "
+            "light = {'torch', 'sklearn', 'PIL'} & {*sys.modules}; "
+            "Columns.fit({'a': ['x', 'y']}).encode([{'a': 'x'}]); "
+            "print(light, 'pandas' in sys.modules)"
         )
         ran = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
-        assert ran.stdout.strip() == "False"
+        assert ran.stdout.strip() == "set() False"
 
     @pytest.mark.parametrize(
         ("table", "says"),

@@ -142,6 +142,8 @@ class TestGroups:
     def test_a_row_without_a_group(self) -> None:
         with pytest.raises(InputError, match="groups: row 1 has none"):
             split(4, 0, groups=["a", None, "b", "c"])
+        with pytest.raises(InputError, match="groups: row 1 has none"):
+            split(4, 0, groups=pandas.Series([1, pandas.NA, 2, 3], dtype="Int64"))
 
     def test_a_group_in_a_given_part_and_outside(self) -> None:
         with pytest.raises(InputError, match=r"1 groups are both in a given part.*'b'"):

@@ -570,14 +570,18 @@ class Unwatched(FastFGSM):
 
 @trap(right=FastFGSM, wrong=Unwatched)
 def test_catastrophic_overfitting_is_noticed(kind: Any) -> None:
-    """A batch that PGD takes over the line, after one that it did not."""
+    """A row that PGD did not take over the line, once the line has moved past it."""
     model = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[-1.0], [1.0]]))
     stack = Stack(model, "categorical", [kind(0.5, watch=1)], updates=2,
                   optimizer=lambda p: torch.optim.SGD(p, lr=0.0))  # fmt: skip
+    rows, other = (torch.tensor([[2.0]]), torch.tensor([1])), (torch.ones(3, 1), torch.ones(3))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        stack.step((torch.tensor([[2.0]]), torch.tensor([1])))
-        stack.step((torch.tensor([[0.1]]), torch.tensor([1])))
-    assert any(issubclass(one.category, CatastrophicOverfitting) for one in caught)
+        stack.step(rows)
+        with torch.no_grad():
+            model.weight.neg_()
+        stack.step((other[0], other[1].long()))
+    assert [one.category for one in caught] == [CatastrophicOverfitting]
+    assert stack.methods[0].halved == 1

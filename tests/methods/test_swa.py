@@ -14,7 +14,16 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from tests.contract.case import Case
-from tests.contract.fixture import data, equal, make_model, make_run, make_stack, weights
+from tests.contract.fixture import (
+    data,
+    equal,
+    make_model,
+    make_run,
+    make_stack,
+    make_stage,
+    make_task,
+    weights,
+)  # fmt: skip
 from tests.methods.test_ema import make_position, path
 from tests.methods.traps import trap
 from whet import seeding
@@ -28,7 +37,9 @@ from whet.methods.swa import SWA, cycle_share
 from whet.objectives.objective import call
 from whet.optim import borrowed_rates, set_rates
 from whet.predict import MeanPredictor
+from whet.run import Run
 from whet.stack import Stack
+from whet.stage import Recipe
 
 CASE = Case(SWA(after=0.3, every=2, lr=(0.9, 0.3)), judged=True)
 
@@ -212,6 +223,13 @@ def test_until_something_is_collected_the_weights_themselves_are_judged() -> Non
     stack.step(BATCHES[4])
     stack.step(BATCHES[5])
     assert not equal(judged(stack), dict(stack.run.module.named_parameters()))
+
+
+def test_goes_on_in_the_next_stage_where_the_recipe_lists_it() -> None:
+    stage = make_stage(updates=4)
+    methods = [SWA(after=0.5, every=None, lr=None), PreciseBN()]
+    run = Run(make_task(), Recipe([stage, stage], methods=methods), 0, device="cpu").fit()
+    assert run.stack.state_dict()["states"]["swa"]["count"] == 2  # the same update of both stages
 
 
 # the learning rate ---------------------------------------------------------------------------

@@ -123,7 +123,8 @@ if __name__ in ("__main__", "__mp_main__"):
 
 if __name__ == "__main__":
     from whet.cli import main
-    from whet.study import figures
+    from whet.study import figures, report
 
-    figures.forest = figures.learning = lambda *_: ""  # two seconds that these tests do not need
+    # two seconds that these tests do not need
+    figures.forest = figures.learning = report.tradeoff = lambda *_: ""
     main()

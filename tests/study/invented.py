@@ -8,6 +8,7 @@ from whet.study import report, statistics
 from whet.study.plan import BASELINE, Row
 
 METRIC = "accuracy"
+SIZES = {BASELINE: 0, "all": 2}  # methods in an arm, where not one
 
 
 def confusion(classes: int, rows: int, *key: object) -> list[list[int]]:
@@ -38,7 +39,7 @@ def study(arms: Mapping[str, str], seeds: Iterable[int] = range(3), **given: Any
     """A study's manifest; `arms` says what each arm is held against."""
     task = {"name": "pets", "title": "Pets", "metric": METRIC, "higher_is_better": True}
     listed = [
-        {"name": name, "methods": [] if name == BASELINE else [{"name": name}], "reference": other}
+        {"name": name, "methods": [{"name": name}] * SIZES.get(name, 1), "reference": other}
         for name, other in arms.items()
     ]
     return {

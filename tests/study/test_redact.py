@@ -11,7 +11,8 @@ KEY = "Zq8Jw2Lr5Tn9Xv3Bk7Pd"
 SECRETS = [
     f"hf_{KEY}", f"ghp_{KEY}", f"github_pat_{KEY}_{KEY}", f"sk-proj-{KEY}", f"sk-{KEY}",
     f"glpat-{KEY}", f"xoxb-{KEY}", "AKIAIOSFODNN7EXAMPLE", f"AIza{KEY}{KEY}", f"npm_{KEY}{KEY}",
-    f"eyJ{KEY}.{KEY}.{KEY}", f"-----BEGIN RSA PRIVATE KEY-----\n{KEY}\n-----END RSA PRIVATE KEY-----",
+    f"eyJ{KEY}.{KEY}.{KEY}",
+    f"-----BEGIN RSA PRIVATE KEY-----\n{KEY}\n-----END RSA PRIVATE KEY-----",
     f"-----BEGIN PRIVATE KEY-----\n{KEY}",
 ]  # fmt: skip
 CARRIERS = [
@@ -23,7 +24,7 @@ CARRIERS = [
     "client_secret = \"{}\"", "passphrase: {}", "X-Amz-Signature={}", "password=\"a b {}\"",
     "Bearer {}",
 ]  # fmt: skip
-WORDS = ["before ", "(", "\n", "{'a': 1, ", "é"]
+WORDS = ["before ", "(", "\n", "{'a': 1, ", "é", "密钥"]
 KEPT = [
     "one class per token: targets (N, T)", "max_tokens=512", "mask_token=[MASK] pad_token=0",
     "token=None, password=False", "sk-learn-contrib-and-other", "hf_hub_download failed",
@@ -47,10 +48,7 @@ def test_keys_go_wherever_they_stand(secret: str, before: str) -> None:
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("secret", ["Hunter-22.x/+_~tail", KEY])
 def test_values_go_by_the_name_before_them(carrier: str, secret: str, before: str) -> None:
-    if carrier.startswith("https://") and carrier.index("{") < carrier.index(
-        "@" if "@" in carrier else "?"
-    ):
-        secret = secret.replace("/", "")
+    secret = secret.replace("/", "") if "@" in carrier else secret  # which ends a URL's host
     told = redact.text(before + carrier.format(secret))
     assert secret not in told
     assert "tail" not in told
@@ -130,7 +128,7 @@ class TestPlain:
             ("\x1b[31mred\x1b[0m", "red"), ("\x1b]8;;http://x\x07link\x1b]8;;\x1b\\", "link"),
             ("\x9b2Jgone", "gone"), ("a\x1b(Bb", "ab"), ("a\x1bPq...\x1b\\b", "ab"), ("\x1b", ""),
             ("a\x00\x02\x03\x08\x7fb", "ab"), ("a\u202eb\u2066c\u200bd\ufeffe", "abcde"),
-            ("a\nb\tc\r\nd\re", "a b c d e"), ("\ud800", "?"), ("\U0001f469\u200d\U0001f680", "\U0001f469\u200d\U0001f680"),
+            ("a\nb\tc\r\nd\re", "a b c d e"), ("\ud800", "?"), ("é\u200dx", "é\u200dx"),
             ("naïve 中文 ✓ a b", "naïve 中文 ✓ a b"), ("[bold]x[/]", "[bold]x[/]"),
             (f"hf_\x1b[0m{KEY}", "***"), (f"tok\u200ben={KEY}", "token=***"),
         ],

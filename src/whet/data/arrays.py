@@ -16,6 +16,9 @@ from whet.data.parts import Array, Part
 from whet.errors import InputError
 
 Arrays = dict[str, Array]
+DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 JOINED = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
@@ -52,7 +55,7 @@ def read_npz(path: Path) -> Arrays:
             if not isinstance(held, np.lib.npyio.NpzFile):
                 raise ValueError("it is no npz archive")
             return {name: held[name] for name in held.files}
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise InputError(
             f"{path} cannot be read ({error}). Get the file again; objects in it must be saved as "
             "arrays of numbers or text, as nothing is unpickled."

@@ -151,8 +151,8 @@ class Columns:
         pairs = zip(numbers, scales, strict=True)
         values += [np.isnan(column).astype(float) for column, scale in pairs if scale.indicator]
         # float32's range, so that a wild field cannot become infinite
-        limited = np.array(values).reshape(-1, rows).T.clip(-1e30, 1e30).astype(np.float32)
-        coded = np.array(ids, np.int64).reshape(-1, rows).T
+        limited = np.array(values).reshape(len(values), rows).T.clip(-1e30, 1e30).astype(np.float32)
+        coded = np.array(ids, np.int64).reshape(len(ids), rows).T
         return {
             "categories": torch.from_numpy(np.ascontiguousarray(coded)),
             "numbers": torch.from_numpy(np.ascontiguousarray(limited)),

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from whet import attack, embedding, modes
+from whet import attack, embedding, modes, seeding
 from whet.attack import Ball, attack_pass
 from whet.batch import Batch
 from whet.embedding import Shift
@@ -22,6 +22,7 @@ from whet.settings import choice, number
 from whet.training import Training
 
 PGD = (0.25,) * 5  # steps in units of epsilon, as the paper's code watches by
+KEPT = ("best", "accuracy", "halved", "stopped")
 
 
 class CatastrophicOverfitting(UserWarning):
@@ -66,7 +67,7 @@ class FastFGSM(Method):
     infinite there is no step, and rows without a target stay as they are. In a blend
     (0 < w < 1) the clean pass alone moves the batch statistics.
 
-    Every `watch` updates a training batch is attacked by 5 steps of PGD, in evaluation mode. Where
+    Every `watch` updates the first batch is attacked by 5 steps of PGD, in evaluation mode. Where
     `accuracy` there falls more than `drop` below its best, the one step is no attack any more
     (catastrophic overfitting): a warning says so, and `on_drop` says what is done.
 
@@ -87,7 +88,8 @@ class FastFGSM(Method):
     Resources: `valid_range`, if there is one: `(low, high)` as the model sees the input, numbers
     or one per channel, so `((0 - mean) / std, (1 - mean) / std)`; or a mapping from inputs to such.
 
-    Cost: 2 forward and backward passes (3 in a blend), 6 more every `watch` updates. In the scope
+    Cost: 2 forward and backward passes (3 in a blend), 6 more every `watch` updates;
+    a copy of the first batch. In the scope
     `embeddings` a compiled graph breaks. Activation checkpointing has to be non-reentrant.
 
     Raises:
@@ -145,6 +147,7 @@ class FastFGSM(Method):
     def _forget(self) -> None:
         self.accuracy: float | None = None  # under PGD, when it was last looked at
         self.best, self.halved, self.stopped, self._looked = 0.0, 0, False, False
+        self._first: Batch | None = None  # one for all looks: of other rows accuracy differs anyway
 
     # the core: torch alone -------------------------------------------------------------------
     def begin(self, model: nn.Module) -> None:
@@ -216,7 +219,7 @@ class FastFGSM(Method):
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if not self._acts(batch) or (self.weight < 1.0 and not self._second):
             return inner(batch)
-        if self._due(run):
+        if self._first is None and run.micro == 0 and self._watches(run):
             run.stage(self, batch)
         if self.scope == "embeddings":
             run.hold(self, self._shifted(run.module, run.key(self), batch.mask))
@@ -239,7 +242,10 @@ class FastFGSM(Method):
 
     def after_update(self, run: Training) -> None:
         for batch in run.staged(self):
-            accuracy = self._under_pgd(run, batch)
+            self._first = batch.replace(indices=None).map(torch.clone)
+        due = self._watches(run) and not self.stopped and run.updates % self.watch == 0
+        if due and self._first is not None:
+            accuracy = self._under_pgd(run, self._first.to(run.device))
             if math.isfinite(accuracy):
                 self.observe(accuracy)
 
@@ -278,13 +284,12 @@ class FastFGSM(Method):
                 call.move(ball.climbed(call.delta.detach(), slope, size))
 
     # the watch -------------------------------------------------------------------------------
-    def _due(self, run: Training) -> bool:
-        watched = self.watch > 0 and self.step_size > 0 and run.objective.family.name != "real"
-        return watched and run.micro == 0 and (run.updates + 1) % self.watch == 0
+    def _watches(self, run: Training) -> bool:
+        return self.watch > 0 and self.step_size > 0 and run.objective.family.name != "real"
 
     def _under_pgd(self, run: Training, batch: Batch) -> float:
         """Accuracy in evaluation mode on a batch that PGD attacked."""
-        key = run.key(self, "watch")
+        key = seeding.key(run.seed, run.stage_number, run.rank, self.key)
         with modes.evaluation_mode(run.module), attack_pass(run.module), ExitStack() as shift:
             if self.scope == "embeddings":
                 shift.enter_context(self._shifted(run.module, key, batch.mask))
@@ -293,8 +298,9 @@ class FastFGSM(Method):
                 return attack.accuracy(attack.plain(run, worse), run.objective.family.name)
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("best", "accuracy", "halved", "stopped")
-        return {name: getattr(self, name) for name in names}
+        first = self._first and (self._first.inputs, self._first.targets, self._first.mask)
+        return {"first": first} | {name: getattr(self, name) for name in KEPT}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update({name: state[name] for name in KEPT})
+        self._first = state["first"] and Batch(*state["first"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import re
+import warnings
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,9 @@ def drawn(plot: Callable[..., str]) -> Callable[..., str]:
 
         own: Any = {"svg.fonttype": "none", "svg.hashsalt": plot.__name__, "font.size": 9.5,
                     "text.parse_math": False}  # fmt: skip
-        with matplotlib.rc_context():
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            # text stays text: what matplotlib's own font lacks, the reader's has
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(own)
             return plot(*arguments)

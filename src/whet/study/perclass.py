@@ -96,8 +96,9 @@ def _own(row: Mapping[str, Any]) -> list[str]:
 
 def _fits(row: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Whether a row's matrix is square and of these classes; others cannot be summed."""
-    matrix = row.get("confusion")
-    return bool(matrix) and _own(row) == names and {len(names)} == {len(matrix), *map(len, matrix)}
+    matrix = row.get("confusion") or []
+    sizes = {len(matrix), *map(len, matrix)}
+    return bool(matrix) and _own(row) == names and sizes == {len(names)}
 
 
 def _sheet(

@@ -16,6 +16,7 @@ from typing import Any
 
 HIDDEN, HOME, HOST = "***", "~", "(host)"
 
+FLAGS = re.ASCII | re.IGNORECASE  # a letter of another alphabet may stand right before a key
 # Keys that can be known by their look: the prefixes that their issuers give them.
 LOOKS = re.compile(
     r"""(?<![A-Za-z0-9])(?:
@@ -26,7 +27,7 @@ LOOKS = re.compile(
       | gsk_[A-Za-z0-9]{20,} | r8_[A-Za-z0-9]{30,} | dapi[0-9a-f]{32}
       | SG\.[\w-]{16,}\.[\w-]{16,} | eyJ[\w-]{8,999}\.[\w-]{8,999}\.[\w-]*
     )""",
-    re.VERBOSE,
+    re.ASCII | re.VERBOSE,
 )
 BLOCK = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[A-Za-z0-9+/=\s\\]*-----END [A-Z ]*-----"
@@ -42,28 +43,30 @@ NAMED = (
 VALUE = r"""(?!(?:None|null|True|true|False|false)\b)
     (?:(?P<quote>\\?["'])(?:(?!(?P=quote))(?:\\.|[^\n\\]))*(?P=quote)?|[^\s"'\\,;&(){}<>\[\]\x00-\x1f]+)"""
 SEPARATOR = r"""\\?["']?[ \t]*(?:=>?|:)[ \t]*"""
-PAIR = re.compile(rf"(?P<name>{NAMED}{SEPARATOR}){VALUE}", re.IGNORECASE | re.VERBOSE)
+PAIR = re.compile(rf"(?P<name>{NAMED}{SEPARATOR}){VALUE}", FLAGS | re.VERBOSE)
 FLAG = re.compile(
-    rf"(?P<name>(?<![\w-])--?[\w-]{{0,40}}?{NAMED}[ \t]+)(?!-){VALUE}", re.IGNORECASE | re.VERBOSE
+    rf"(?P<name>(?<![\w-])--?[\w-]{{0,40}}?{NAMED}[ \t]+)(?!-){VALUE}", FLAGS | re.VERBOSE
 )
 HEADER = re.compile(
     rf"(?P<name>\bauthorization{SEPARATOR})(?P<quote>\\?[\"'])?"
     r"(?:(?:Basic|Bearer|Digest|Negotiate|Token)[ \t]+)?[^\s\"'\\,;(){}<>]+(?P=quote)?"
     rf"|(?P<plain>\bauthorization{SEPARATOR})"
     r"(?:(?:Basic|Bearer|Digest|Negotiate|Token)[ \t]+)?[^\s\"'\\,;(){}<>]+",
-    re.IGNORECASE,
+    FLAGS,
 )
-BEARER = re.compile(r"(?P<name>\bBearer[ \t]+)[\w.~+/-]{12,}=*", re.IGNORECASE)
-USERINFO = re.compile(r"(?P<name>\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#@\"'<>]+@")
-ENDS_AS_SECRET = re.compile(rf"{NAMED}$|^authorization$", re.IGNORECASE)
+BEARER = re.compile(r"(?P<name>\bBearer[ \t]+)[\w.~+/-]{12,}=*", FLAGS)
+USERINFO = re.compile(r"(?P<name>\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#@\"'<>]+@", re.ASCII)
+ENDS_AS_SECRET = re.compile(rf"{NAMED}$|^authorization$", FLAGS)
 
 NAME = r"[^\s/\\:*?\"'<>|,;()\[\]{}]+"
 WINDOWS = re.compile(
     rf"(?:\b[A-Za-z]:|(?<!\\)\\\\+[\w.-]{{1,99}})[\\/]+Users[\\/]+(?:[^\\/:*?\"'<>|\n]+(?=[\\/])|{NAME})",
-    re.IGNORECASE,
+    FLAGS,
 )
-FOLDERS = re.compile(rf"(?:(?<=file://)|(?<![\w./~-]))(?:/[\w.-]+){{0,2}}/(?:home|Users)/{NAME}")
-ROOT = re.compile(r"(?:(?<=file://)|(?<![\w./~-]))/root(?![\w-]|\.\w)")
+FOLDERS = re.compile(
+    rf"(?:(?<=file://)|(?<![\w./~-]))(?:/[\w.-]+){{0,2}}/(?:home|Users)/{NAME}", re.ASCII
+)
+ROOT = re.compile(r"(?:(?<=file://)|(?<![\w./~-]))/root(?![\w-]|\.\w)", re.ASCII)
 # Names that many machines bear and that stand for other things in what a study says.
 TELLS_NOTHING = {
     "accuracy", "baseline", "digits", "docker", "error", "home", "host", "localhost", "main",
@@ -124,7 +127,7 @@ def _here() -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
 
 def _home(folder: str) -> re.Pattern[str] | None:
     folder = folder.rstrip("/\\")
-    return re.compile(rf"(?<![\w.~-]){re.escape(folder)}(?![\w-])") if folder else None
+    return re.compile(rf"(?<![\w.~-]){re.escape(folder)}(?![\w-])", re.ASCII) if folder else None
 
 
 def _machine(name: str) -> re.Pattern[str] | None:
@@ -133,4 +136,4 @@ def _machine(name: str) -> re.Pattern[str] | None:
     if len(first) < 3 or first.lower() in TELLS_NOTHING:
         return None
     whole = rf"(?<![\w.-]){re.escape(first)}(?:\.[A-Za-z0-9-]+)*(?![\w-])"
-    return re.compile(whole, re.IGNORECASE)
+    return re.compile(whole, FLAGS)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.resources
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whet.study import figures, perclass, wording
 from whet.study.plan import BASELINE, Node, Row, canonical
 from whet.study.statistics import HELPS, HURTS, Comparison, ranked
 from whet.study.tradeoff import tradeoff
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = "report.html.jinja"
 KINDS = {HELPS: "better", HURTS: "worse"}
@@ -62,7 +65,8 @@ def build(
     )
 
 
-def _page() -> Any:
+def _page() -> Template:
+    """The template, with the guards that nothing in it can go around."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     folder = importlib.resources.files("whet.study")

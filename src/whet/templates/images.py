@@ -1,12 +1,12 @@
 """Images in classes, and a small convolutional network.
 
-The line above is the study's title. Edit the settings and the network below, then
+The line above is the study's title. Edit the settings and the network, then
 
     whet study FILE --fast      two updates of every method: finds mistakes early
     whet study FILE             the study; stop it at any time, the same command continues
 
-FILE is the path of this file. It is code: whet imports it and calls `task(seed)` for every
-training. As it stands it runs on a tiny sample, scikit-learn's handwritten digits.
+where FILE is this file. It is code: whet runs it, and calls `task(seed)` for every training. As it
+stands its data is a tiny sample, scikit-learn's handwritten digits.
 """
 
 from functools import cache
@@ -21,7 +21,6 @@ import whet
 from whet import data
 
 # ---- settings to edit --------------------------------------------------------------------------
-
 # Your data: a folder with train.npz, which holds uint8 images x, (N, H, W) or (N, H, W, 3), and
 # classes y, (N,), or with a zip of <part>/<class>/<image>. Relative to this file; None: the sample.
 FOLDER = None
@@ -38,19 +37,15 @@ METRICS = ("accuracy", "macro_f1", "log_loss")  # the first one decides; functio
 
 
 class Network(nn.Module):
-    """Two convolutions and a linear head. Yours may be any module that gives logits (N, classes)."""
+    """Two convolutions, a linear head. Yours may be any module that gives logits (N, classes)."""
 
     def __init__(self, channels: int, classes: int, width: int = 16) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
+            nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Conv2d(width, 4 * width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(4 * width),
-            nn.ReLU(),
-        )
+            nn.Conv2d(width, 4 * width, 3, padding=1), nn.BatchNorm2d(4 * width), nn.ReLU(),
+        )  # fmt: skip
         self.dropout = nn.Dropout(0.2)
         self.head = nn.Linear(4 * width, classes)
 
@@ -71,7 +66,7 @@ ABOUT = whet.About(
 
 
 def task(seed: int) -> whet.Task:
-    """Everything of one seed. whet has seeded torch, numpy and random by it before it calls this."""
+    """Everything of one seed, by which whet has seeded torch, numpy and random before."""
     images, labels, names, test = rows()
     # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
     # what the verdict is about. They vary with the seed, so that a verdict does not hang on one

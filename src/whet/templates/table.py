@@ -1,12 +1,12 @@
 """A table in classes, and a network with a vector for every category.
 
-The line above is the study's title. Edit the settings and the network below, then
+The line above is the study's title. Edit the settings and the network, then
 
     whet study FILE --fast      two updates of every method: finds mistakes early
     whet study FILE             the study; stop it at any time, the same command continues
 
-FILE is the path of this file. It is code: whet imports it and calls `task(seed)` for every
-training. As it stands it runs on a tiny sample, visits of customers that it makes itself.
+where FILE is this file. It is code: whet runs it, and calls `task(seed)` for every training. As it
+stands its data is a tiny sample, visits of customers that it makes itself.
 """
 
 from functools import cache
@@ -20,7 +20,6 @@ import whet
 from whet import data
 
 # ---- settings to edit --------------------------------------------------------------------------
-
 # Your data: a folder with train.csv or train.csv.gz, where the first line names the columns and an
 # empty field is a missing value. Relative to this file; None: the sample.
 FOLDER = None
@@ -62,8 +61,7 @@ class Network(nn.Module):
     def forward(self, categories: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         """Categories (N, K) and numbers (N, M), by their names in a batch's inputs, to (N, C)."""
         vectors = [embed(categories[:, k]) for k, embed in enumerate(self.categories)]
-        outputs = self.head(self.layers(torch.cat([*vectors, numbers], 1)))
-        return outputs if self.head.out_features > 1 else outputs.squeeze(1)
+        return self.head(self.layers(torch.cat([*vectors, numbers], 1)))
 
 
 # ---- the task ----------------------------------------------------------------------------------
@@ -78,7 +76,7 @@ ABOUT = whet.About(
 
 
 def task(seed: int) -> whet.Task:
-    """Everything of one seed. whet has seeded torch, numpy and random by it before it calls this."""
+    """Everything of one seed, by which whet has seeded torch, numpy and random before."""
     table, targets, names, types, test = rows()
     # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
     # what the verdict is about. They vary with the seed, so that a verdict does not hang on one

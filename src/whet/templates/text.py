@@ -1,15 +1,14 @@
 """Short texts in classes, and a network on the mean of its word vectors.
 
-The line above is the study's title. Edit the settings and the network below, then
+The line above is the study's title. Edit the settings and the network, then
 
     whet study FILE --fast      two updates of every method: finds mistakes early
     whet study FILE             the study; stop it at any time, the same command continues
 
-FILE is the path of this file. It is code: whet imports it and calls `task(seed)` for every
-training. As it stands it runs on a tiny sample, sentences on three topics that it makes itself.
+where FILE is this file. It is code: whet runs it, and calls `task(seed)` for every training. As it
+stands its data is a tiny sample, sentences on three topics that it makes itself.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -22,7 +21,6 @@ import whet
 from whet import data
 
 # ---- settings to edit --------------------------------------------------------------------------
-
 # Your data: a folder with train.jsonl or train.jsonl.gz, where each line is like
 # {"text": "where is my card", "label": "delivery"}. Relative to this file; None: the sample.
 FOLDER = None
@@ -68,16 +66,15 @@ ABOUT = whet.About(
 
 
 def task(seed: int) -> whet.Task:
-    """Everything of one seed. whet has seeded torch, numpy and random by it before it calls this."""
+    """Everything of one seed, by which whet has seeded torch, numpy and random before."""
     texts, labels, names, groups, test = rows()
     # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
     # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
     # lucky split. Groups keep an author's texts together: known authors would be too easy a test.
     parts = data.split(labels, seed, groups=groups, judge=test)
     # What is fitted sees the training part alone: words that only judged texts have are unknown.
-    vocabulary = data.Vocabulary.fit(
-        [texts[row] for row in parts.train], characters=CHARACTERS, min_count=2
-    )
+    known = [texts[row] for row in parts.train]
+    vocabulary = data.Vocabulary.fit(known, characters=CHARACTERS, min_count=2)
 
     def part(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         coded = vocabulary.encode([texts[row] for row in chosen], LENGTH)
@@ -94,7 +91,7 @@ def task(seed: int) -> whet.Task:
 
 
 @cache  # read once, however many seeds this process trains
-def rows() -> tuple[list[str], np.ndarray, list[str], Sequence | None, np.ndarray | None]:
+def rows() -> tuple[list[str], np.ndarray, list[str], list | None, np.ndarray | None]:
     """Texts, classes (N,), names of the classes, groups, and given test rows."""
     if FOLDER is None:
         return *sample(), None, None
@@ -114,14 +111,10 @@ def rows() -> tuple[list[str], np.ndarray, list[str], Sequence | None, np.ndarra
 def sample() -> tuple[list[str], np.ndarray, list[str]]:
     """Every sentence that a few words on three topics make."""
     topics = {
-        "weather": ("the rain", "a storm", "warm sun", "snow"),
-        "kitchen": ("the soup", "fresh bread", "a roast", "cake"),
-        "music": ("the band", "a choir", "her violin", "jazz"),
+        "weather": ("the rain", "a storm", "warm sun"),
+        "kitchen": ("the soup", "fresh bread", "a roast"),
+        "music": ("the band", "a choir", "her violin"),
     }
     verbs, ends = ("will be here", "was lovely", "did not last"), ("today", "at noon", "all week")
-    made = [
-        (" ".join(words), topic)
-        for topic, subjects in enumerate(topics.values())
-        for words in product(subjects, verbs, ends)
-    ]
-    return [text for text, _ in made], np.array([topic for _, topic in made]), list(topics)
+    made = [" ".join(each) for named in topics.values() for each in product(named, verbs, ends)]
+    return made, np.arange(3).repeat(len(made) // 3), list(topics)

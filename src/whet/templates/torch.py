@@ -1,0 +1,150 @@
+"""Signals of different lengths: a Dataset, a collate function and DataLoaders of one's own.
+
+The line above is the study's title. Edit the settings, the Dataset and the network below, then
+
+    whet study FILE --fast      two updates of every method: finds mistakes early
+    whet study FILE             the study; stop it at any time, the same command continues
+
+where FILE is this file. It is code: whet runs it, and calls `task(seed)` for every training. As it
+stands its data is a tiny sample, noisy tones of eight speakers that it makes itself.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.model_selection import GroupShuffleSplit
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+import whet
+from whet import data
+
+# ---- settings to edit --------------------------------------------------------------------------
+# Your data: a folder with train.npz, which holds int16 recordings one after another (wave), where
+# each begins (offset), and classes (y). Relative to this file; None: the sample. To read anything
+# else, rewrite `recordings` and `Signals` at the end.
+FOLDER = None
+GROUP = "speaker"  # an array beside y: recordings of one speaker stay in one part
+
+BATCH_SIZE = 16
+UPDATES = 60  # steps of one training. Few, for the sample; None: ten passes, 300 steps at least
+LEARNING_RATE = 0.003
+METHODS = ("ema", "label_smoothing", "r_drop", "clip_grad_norm", "sam")  # None: all that can be
+METRICS = ("accuracy", "macro_f1", "log_loss")  # the first one decides; functions may stand here
+
+# ---- the network -------------------------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """Two convolutions, the mean over each signal's true length, a linear head."""
+
+    def __init__(self, classes: int, width: int = 32) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(1, width, 16, stride=4)
+        self.second = nn.Conv1d(width, width, 8, stride=4)
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, waves: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        """What `collate` gives, by name, but for the labels: to logits (N, classes)."""
+        x = self.second(self.first(waves[:, None]).relu()).relu()
+        places = torch.linspace(0, true.shape[1] - 1, x.shape[2], device=x.device).long()
+        kept = true[:, places].unsqueeze(1)
+        return self.head(self.dropout((x * kept).sum(2) / kept.sum(2)))
+
+
+# ---- the task ----------------------------------------------------------------------------------
+
+ABOUT = whet.About(
+    updates=UPDATES,
+    optimizer={"name": "adamw", "lr": LEARNING_RATE, "weight_decay": 0.01},
+    methods=METHODS,
+    settings={"ema": {"decay": 0.98}},  # the default, 0.999, averages over a thousand updates
+)
+
+
+def task(seed: int) -> whet.Task:
+    """Everything of one seed, by which whet has seeded torch, numpy and random before."""
+    waves, labels, names, groups = recordings()
+
+    def loader(chosen: np.ndarray, shuffle: bool = False) -> DataLoader:
+        # Its order and what its Dataset draws follow from the seed, so every method sees the same.
+        # Batches need no DataLoader: with train=Signals(...) and Task(collate=collate) whet makes
+        # them, by ABOUT's batch_size, and a training that was stopped goes on to the bit.
+        signals = Signals([waves[row] for row in chosen], labels[chosen], noise=shuffle)
+        return DataLoader(signals, BATCH_SIZE, shuffle=shuffle, collate_fn=collate)
+
+    train, select, judge = three(groups, seed)
+    return whet.Task(
+        Network(len(names)),  # fresh weights, which vary with the seed as well
+        train=loader(train, shuffle=True),
+        select=loader(select),
+        judge=loader(judge),
+        metrics=METRICS,
+        classes=names,
+    )
+
+
+def three(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Train, select and judge rows by a splitter of scikit-learn; no group is in two of them.
+
+    Train is trained on, select is what stopping and choosing may look at, judge is what the
+    verdict is about: nothing that is fitted may see it. They vary with the seed, so that a verdict
+    does not hang on one lucky split. `data.split(len(groups), seed, groups=groups)` is another way;
+    its `judge=` keeps a test set that is given.
+    """
+    quarter = GroupShuffleSplit(1, test_size=0.25, random_state=seed)
+    rest, judge = next(quarter.split(groups, groups=groups))
+    train, select = next(quarter.split(rest, groups=groups[rest]))
+    return rest[train], rest[select], judge
+
+
+class Signals(Dataset):
+    """One recording and its class for each number; the training part gets fresh noise."""
+
+    def __init__(self, waves: Sequence[np.ndarray], labels: np.ndarray, noise: bool) -> None:
+        self.waves, self.labels, self.noise = waves, labels, noise
+
+    def __len__(self) -> int:
+        return len(self.waves)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        wave = torch.from_numpy(self.waves[row].astype(np.float32)) / 2**15
+        if self.noise:
+            wave = wave + 0.01 * torch.randn(len(wave))
+        return wave, int(self.labels[row])
+
+
+def collate(samples: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+    """A batch: what stands under "labels" is the target, the rest are arguments of forward."""
+    waves, labels = zip(*samples, strict=True)
+    padded = nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    true = torch.arange(padded.shape[1]) < torch.tensor([[len(wave)] for wave in waves])
+    return {"waves": padded, "true": true, "labels": torch.tensor(labels)}
+
+
+@cache  # read once, however many seeds this process trains
+def recordings() -> tuple[list[np.ndarray], np.ndarray, list[str], np.ndarray]:
+    """Waves, classes (N,), names of the classes, groups (N,)."""
+    if FOLDER is None:
+        return sample()
+    found = data.load(Path(__file__).parent / FOLDER)
+    every = found.parts.values()
+    waves = [wave for part in every for wave in part.inputs]
+    labels = np.concatenate([part.targets for part in every])
+    groups = np.concatenate([part.extra[GROUP] for part in every])
+    names = found.classes or [str(name) for name in range(labels.max() + 1)]
+    return waves, labels, list(names), groups
+
+
+def sample() -> tuple[list[np.ndarray], np.ndarray, list[str], np.ndarray]:
+    """A low, a middle and a high tone, five times by each speaker; the same for every seed."""
+    random = np.random.default_rng(0)
+    labels, groups = np.tile(np.arange(3), 40), np.repeat(np.arange(8), 15)
+    pitch = (0.05 * 2.0**labels) * (1 + groups / 40)
+    waves = [np.sin(each * np.arange(random.integers(300, 600))) for each in pitch]
+    noisy = [6000 * wave + random.normal(0, 3000, len(wave)) for wave in waves]
+    return [wave.astype(np.int16) for wave in noisy], labels, ["low", "middle", "high"], groups
