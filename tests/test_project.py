@@ -44,7 +44,19 @@ def test_pin_exists_and_is_in_the_range(need: Requirement) -> None:
 
 
 def test_extras() -> None:
-    names = {"text", "vision", "metric", "graph", "ray", "slurm", "hosts", "track", "docs", "dev"}
+    names = {
+        "text",
+        "vision",
+        "metric",
+        "graph",
+        "ray",
+        "slurm",
+        "hosts",
+        "track",
+        "docs",
+        "dev",
+        "notebook",
+    }
     assert set(EXTRAS) == names
 
 

@@ -18,6 +18,11 @@ from whet.forward import Forward
 from whet.training import Training
 
 SLACK = 0.01  # of the range: so far beyond it the inputs of another scaling would not stay
+PGD = (0.25,) * 5  # steps in units of epsilon, by which the code of arXiv:2001.03994 watches
+
+
+class CatastrophicOverfitting(UserWarning):
+    """The model resists the attack it is trained with and no longer a stronger one."""
 
 
 class Attacker(Protocol):

@@ -29,7 +29,10 @@ def main() -> None:
     try:
         app()
     except WhetError as error:
-        sys.stderr.write("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]) + "\n")
+        from whet.study.wording import plain
+
+        said = [plain(f"error: {error}", lines=True), *getattr(error, "__notes__", [])]
+        sys.stderr.write("\n".join(said) + "\n")
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -159,7 +162,7 @@ def study(
         console.print(display.rehearsed(found.rows))
         raise typer.Exit(1 if found.mistakes() else 0)
     metric = found.study["task"]["metric"]
-    for comparisons, against in ((found.comparisons, "the baseline"), (found.leaving, "all")):
+    for comparisons, against in ((found.comparisons, None), (found.leaving, "all")):
         if comparisons:
             console.print(display.table(comparisons, metric, against))
     failed = sum(row["status"] == "failed" for row in found.rows)
@@ -185,6 +188,42 @@ def report(
     from whet.study.conduct import again
 
     typer.echo(f"report: {again(folder).report}")
+
+
+@app.command()
+def new(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The file to write; it ends in .py.")
+    ],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="What the data is: [bold]images[/bold], [bold]text[/bold], [bold]table[/bold], "
+            "[bold]huggingface[/bold] (texts, for a model of transformers) or [bold]torch[/bold] "
+            "(a Dataset and DataLoaders of your own)."
+        ),
+    ] = "torch",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a task to begin with: a Python file to adapt to your data.
+
+    It runs as it is, on a tiny sample. Its comments say what to change and
+    why it is as it is. A folder that is not there is made.
+
+    \b
+    [bold]Examples[/bold]
+      whet new task.py --kind images
+      whet new churn/task.py --kind table
+      whet new task.py --kind table --force
+    """
+    import shlex
+
+    from whet import scaffold
+
+    written = scaffold.write(path, kind, force=force)
+    name = shlex.quote(str(written))
+    typer.echo(f"{written}: {scaffold.kinds()[kind]}. It runs as it is; edit its settings. Next:")
+    typer.echo(f"  whet study {name} --fast\n  whet study {name}")
 
 
 @app.command()

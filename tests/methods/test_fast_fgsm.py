@@ -24,11 +24,11 @@ from tests.contract.fixture import (
 )
 from tests.methods.traps import trap
 from whet import seeding
-from whet.attack import Ball, attack_pass
+from whet.attack import Ball, CatastrophicOverfitting, attack_pass
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.methods.distillation import Distillation
-from whet.methods.fast_fgsm import CatastrophicOverfitting, FastFGSM, fast_fgsm
+from whet.methods.fast_fgsm import FastFGSM, fast_fgsm
 from whet.methods.moco import MoCo
 from whet.methods.r_drop import RDrop
 from whet.objectives.objective import call

@@ -125,9 +125,13 @@ def test_the_same_files_make_the_same_report(folder: Path, text: str) -> None:
 
 def test_left_out_methods_are_named_unless_asked_for(toy: Evidence, text: str) -> None:
     assert "not tried" not in text
-    task = toy.study["task"] | {"left_out": {"gone": "it has <no> sense here"}}
-    made = report.build(toy.study | {"task": task}, toy.rows, toy.comparisons, "rule")
-    assert "it has &lt;no&gt; sense here" in made
+    reasons = {"gone": "it has <no> sense here"}
+    older = {name: value for name, value in toy.study.items() if name != "left_out"}
+    older |= {"task": older["task"] | {"left_out": reasons | {"good": "asked for all the same"}}}
+    for study in (toy.study | {"left_out": reasons}, older):
+        made = report.build(study, toy.rows, toy.comparisons, "rule")
+        assert "it has &lt;no&gt; sense here" in made
+        assert "asked for all the same" not in made
 
 
 def test_a_study_that_has_only_begun(toy: Evidence) -> None:

@@ -111,7 +111,8 @@ def test_every_named_method_trains(name: str, made: Task, key: str) -> None:
         metrics=made.metrics, classes=made.classes,
     )  # fmt: skip
     about = tasks.load(name).ABOUT
-    run = trained(few, about, 4, {"name": key, **about.settings.get(key, {})})
+    beside = [{"name": one} for one in methods.registry()[key].companions if one in about.methods]
+    run = trained(few, about, 4, {"name": key, **about.settings.get(key, {})}, *beside)
     assert np.isfinite(list(run.evaluate("judge").values())).any()
 
 
@@ -232,3 +233,10 @@ class TestTextEncoder:
         assert run.evaluate("judge")["accuracy"] == 1.0
         fresh = words.encode(["球队夺冠", "利率大跌"], length=6)
         assert run.predictor()(whet.Batch(fresh)).argmax(1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_method_is_compared_or_left_out_with_a_reason(name: str) -> None:
+    about = tasks.load(name).ABOUT
+    assert {*about.methods, *about.left_out} == {*methods.registry()}
+    assert not {*about.methods} & {*about.left_out}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from whet import attack, embedding, modes, seeding
-from whet.attack import Ball, attack_pass
+from whet.attack import Ball, CatastrophicOverfitting, attack_pass
 from whet.batch import Batch
 from whet.embedding import Shift
 from whet.errors import InputError, NotApplicable
@@ -21,12 +21,7 @@ from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resour
 from whet.settings import choice, number
 from whet.training import Training
 
-PGD = (0.25,) * 5  # steps in units of epsilon, as the paper's code watches by
 KEPT = ("best", "accuracy", "halved", "stopped")
-
-
-class CatastrophicOverfitting(UserWarning):
-    """The model resists the attack it is trained with and no longer a stronger one."""
 
 
 def fast_fgsm(
@@ -68,8 +63,8 @@ class FastFGSM(Method):
     (0 < w < 1) the clean pass alone moves the batch statistics.
 
     Every `watch` updates the first batch is attacked by 5 steps of PGD, in evaluation mode. Where
-    `accuracy` there falls more than `drop` below its best, the one step is no attack any more
-    (catastrophic overfitting): a warning says so, and `on_drop` says what is done.
+    `accuracy` there falls more than `drop` below its `best`, one step is no attack any more: a
+    CatastrophicOverfitting warning says so, and `on_drop` what is done.
 
     Args:
         epsilon: ε, from 0, in the units that `std` is of; 8/255 for images in [0, 1].
@@ -88,17 +83,16 @@ class FastFGSM(Method):
     Resources: `valid_range`, if there is one: `(low, high)` as the model sees the input, numbers
     or one per channel, so `((0 - mean) / std, (1 - mean) / std)`; or a mapping from inputs to such.
 
-    Cost: 2 forward and backward passes (3 in a blend), 6 more every `watch` updates;
-    a copy of the first batch. In the scope
-    `embeddings` a compiled graph breaks. Activation checkpointing has to be non-reentrant.
+    Cost: 2 forward and backward passes (3 in a blend), 6 more every `watch` updates; a copy of the
+    first batch, which checkpoints hold too. In the scope `embeddings` a compiled graph breaks.
+    Activation checkpointing has to be non-reentrant.
 
     Raises:
         InputError: no floating input matches, `std` or the range fit no channels, or the first
             batch lies outside of the range.
         NotApplicable: the loss does not depend on what is to be moved, or there is no loss.
 
-    Paper: Wong, Rice & Kolter 2020, arXiv:2001.03994. As all adversarial methods best begun late:
-    `FastFGSM().during(0.25, 1)`.
+    Paper: Wong, Rice & Kolter 2020, arXiv:2001.03994. Best begun late: `.during(0.25, 1)`.
 
     >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0])
     >>> with attack_pass(model):
@@ -171,14 +165,14 @@ class FastFGSM(Method):
         if self.best - accuracy <= self.drop:
             self.best = max(self.best, accuracy)
             return
-        told = f"{self.key}: accuracy under PGD fell from {self.best:.2f} to {accuracy:.2f}"
-        self.best = accuracy
+        best, self.best = self.best, accuracy
         if self.on_drop == "stop":
             self.stopped, act = True, "the attack ends, and clean inputs are learned from here on"
         else:
             self.halved += 1
             act = f"the step is {self._sizes[0]:g} times epsilon from here on"
-        warnings.warn(f"{told}; {act}.", CatastrophicOverfitting, stacklevel=2)
+        told = f"{self.key}: accuracy under PGD fell from {best:.2f} to {accuracy:.2f}; {act}."
+        warnings.warn(told, CatastrophicOverfitting, stacklevel=2)
 
     @property
     def _sizes(self) -> tuple[float, ...]:
@@ -293,7 +287,7 @@ class FastFGSM(Method):
         with modes.evaluation_mode(run.module), attack_pass(run.module), ExitStack() as shift:
             if self.scope == "embeddings":
                 shift.enter_context(self._shifted(run.module, key, batch.mask))
-            worse = self._attacked(run, batch, PGD, key)
+            worse = self._attacked(run, batch, attack.PGD, key)
             with torch.no_grad():
                 return attack.accuracy(attack.plain(run, worse), run.objective.family.name)
 

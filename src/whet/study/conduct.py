@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from whet.errors import InputError
-from whet.study import display, files, report, statistics, wording
+from whet.study import display, files, redact, report, statistics, wording
 from whet.study.execute import TRAIN, Watch, execute, execute_here
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.prepare import Planner, Prepared, Request
@@ -58,7 +58,7 @@ def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence 
             store.clear()
         notes = [] if dead is None else [f"took over from process {dead}, which is gone"]
         for note in [*notes, *store.mend()]:
-            console.print(f"note: {note}", markup=False)
+            _say(console, f"note: {note}")
         say = functools.partial(_say, console)
         rehearse = functools.partial(_rehearse, request=request, console=console, train=train)
         try:
@@ -161,7 +161,7 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
         "comparisons": [asdict(each) for each in comparisons],
         "leaving": [asdict(each) for each in leaving],
     }
-    files.write(store.folder / "verdicts.json", files.to_json(verdicts, 2))
+    files.write(store.folder / "verdicts.json", files.to_json(redact.values(verdicts), 2))
     files.write(store.report, report.build(study, rows, comparisons, rule, leaving))
     return Evidence(study, rows, comparisons, leaving, store.report)
 
@@ -179,4 +179,4 @@ def again(folder: Path) -> Evidence:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(wording.plain(text), markup=False, highlight=False, soft_wrap=True)

@@ -54,7 +54,7 @@ class Lines:
         parts = [f"[{self._pace.ended}/{self._pace.total}] {node.arm}, seed {node.seed}:"]
         parts += [outcome(row, self._metric), f"({left})" if left else ""]
         line = " ".join(filter(None, parts))
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(wording.plain(line), markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars:
@@ -74,7 +74,7 @@ class Bars:
 
     def started(self, node: Node) -> None:
         """The run gets its line."""
-        said = f"{escape(node.arm)} [dim]seed {node.seed}[/]"
+        said = f"{_safe(node.arm)} [dim]seed {node.seed}[/]"
         self._tasks[node.key] = self.running.add_task(said, total=None)
 
     def ended(self, node: Node, row: Row) -> None:
@@ -83,8 +83,8 @@ class Bars:
         self._pace.ended += 1
         self.overall.update(self._bar, advance=1, left=self._pace.left())
         if row["status"] in ("failed", "diverged"):
-            said = f"{MARKS[row['status']]} {escape(f'{node.arm}, seed {node.seed}: ')}"
-            said += escape(wording.last_line(row.get("reason")))
+            said = f"{MARKS[row['status']]} {_safe(f'{node.arm}, seed {node.seed}: ')}"
+            said += _safe(wording.last_line(row.get("reason")))
             self._console.print(said, highlight=False, soft_wrap=True)
 
 
@@ -120,14 +120,14 @@ def rehearsed(rows: Mapping[str, Row]) -> Table:
     for name, row in rows.items():
         said = "fine" if row["status"] == "done" else row["status"]
         why = "" if row["status"] == "done" else wording.last_line(row.get("reason"))
-        shown.add_row(escape(name), MARKS.get(row["status"]) or said, escape(why))
+        shown.add_row(_safe(name), MARKS.get(row["status"]) or said, _safe(why))
     return shown
 
 
-def table(comparisons: Sequence[Comparison], metric: str, against: str = "the baseline") -> Table:
-    """Paired differences, one arm a line."""
+def table(comparisons: Sequence[Comparison], metric: str, against: str | None = None) -> Table:
+    """Paired differences, one arm a line; against the baseline, or `against` what lacks nothing."""
     places = wording.decimals(comparisons)
-    title = f"Gain in {metric.replace('_', ' ')} over {against}, paired by seed"
+    title = f"Gain in {metric.replace('_', ' ')} over {against or 'the baseline'}, paired by seed"
     shown = Table(title=title, title_justify="left", title_style="bold", box=None,
                   padding=(0, 2, 0, 0), pad_edge=False)  # fmt: skip
     shown.add_column("arm", overflow="fold", min_width=8)
@@ -137,11 +137,12 @@ def table(comparisons: Sequence[Comparison], metric: str, against: str = "the ba
     shown.add_column("time", justify="right", no_wrap=True)
     for each in ranked(comparisons):
         style = STYLES.get(each.verdict, "")
-        verdict = f"[{style}]{each.verdict}[/]" if style else each.verdict
+        said = each.verdict if against is None else wording.LEAVING.get(each.verdict, each.verdict)
+        verdict = f"[{style}]{said}[/]" if style else said
         lost = len(each.left_out) if each.n else 0
         verdict += f" [dim]({wording.counted(lost, 'seed')} left out)[/]" if lost else ""
         shown.add_row(
-            escape(each.arm),
+            _safe(each.arm),
             wording.signed(each.gain, places),
             wording.interval(each, places),
             wording.probability(each.p_holm),
@@ -149,3 +150,7 @@ def table(comparisons: Sequence[Comparison], metric: str, against: str = "the ba
             wording.times(each.cost),
         )
     return shown
+
+
+def _safe(text: str) -> str:
+    return escape(wording.plain(text))

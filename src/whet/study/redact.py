@@ -79,7 +79,7 @@ def text(said: str) -> str:
     """What may be told of a text.
 
     >>> text("login(token='hf_abcdefghijklmnopqrst') in /home/ann/task.py")
-    "login(token=***) in ~/task.py"
+    'login(token=***) in ~/task.py'
     """
     said = BLOCK.sub(HIDDEN, said)
     said = LOOKS.sub(HIDDEN, said)

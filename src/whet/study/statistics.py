@@ -70,10 +70,10 @@ def paired(
     if not 0.5 <= confidence < 1:
         raise InputError(f"confidence is {confidence}; it must be in [0.5, 1).")
     arms = _by_arm(results)
-    reference = arms.get(baseline, {})
+    sign = 1 if higher_is_better else -1
     found = [
-        _compare(arm, rows, reference, (part, metric), 1 if higher_is_better else -1, confidence)
-        for arm, rows in arms.items()
+        _compare(arms, arm, baseline, (part, metric), sign, confidence)
+        for arm in arms
         if arm != baseline
     ]
     return [_judged(each) for each in _holm(found, 1 - confidence)]
@@ -112,16 +112,17 @@ def _by_arm(results: Iterable[Row]) -> dict[str, dict[int, Row]]:
 
 
 def _compare(
+    arms: Mapping[str, Mapping[int, Row]],
     arm: str,
-    rows: Mapping[int, Row],
-    reference: Mapping[int, Row],
+    baseline: str,
     where: tuple[str, str],
     sign: int,
     confidence: float,
 ) -> Comparison:
+    rows, reference = arms[arm], arms.get(baseline, {})
     left_out, differences, scale = [], {}, 0.0
     for seed in sorted({*rows, *reference}):
-        reason = _unusable(rows.get(seed), where) or _unusable(reference.get(seed), where, BASELINE)
+        reason = _unusable(rows.get(seed), where) or _unusable(reference.get(seed), where, baseline)
         if reason:
             left_out.append((seed, reason))
             continue

@@ -194,7 +194,8 @@ def _found(compared: Sequence[Comparison], verdict: str, metric: str, places: in
     size = {each.arm: f"{abs(each.gain or 0):.{places}f}" for each in found}
     each_by = [f"{named(e)} by {size[e.arm]} (95 % interval {interval(e, places)})" for e in found]
     verb = ("improve" if verdict == HELPS else "worsen") + ("s" if len(found) == 1 else "")
-    many = "One method" if len(found) == 1 else counted(len(found), "method")
+    kind = "arm" if any(e.arm.partition("@")[0] == "all" for e in found) else "method"
+    many = f"One {kind}" if len(found) == 1 else counted(len(found), kind)
     return f"{many} {verb} {metric}: {listed(each_by)}."
 
 

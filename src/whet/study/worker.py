@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from whet.errors import WhetError
+from whet.study import redact
 from whet.study.plan import Node, Row
 from whet.study.store import Store
 
@@ -53,15 +54,20 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
         if quiet:
             _log_to(folder / LOG)
         row = _load(train, threads)(node, folder)
-        row = {**row, "arm": node.arm, "seed": node.seed, "key": node.key}
+        row = _told(row, node)
         store.finish(node, row)
     except BaseException as error:  # a run that calls exit() must not take the worker along
         if isinstance(error, KeyboardInterrupt) and not quiet:
             raise
         mistake = isinstance(error, WhetError)
         reason = str(error) if mistake else traceback.format_exc()
-        row = failed(node, reason, time.monotonic() - began)
+        row = _told(failed(node, reason, time.monotonic() - began), node)
     return row
+
+
+def _told(row: Row, node: Node) -> Row:
+    """The row without secrets and names of people or machines; what it is paired by stays."""
+    return {**redact.values(row), "arm": node.arm, "seed": node.seed, "key": node.key}
 
 
 def _load(name: str, threads: int) -> Train:

@@ -33,14 +33,17 @@ ABOUT = About(
     optimizer={"name": "adamw", "lr": 0.003, "weight_decay": 0.01},
     schedule="cosine",
     methods=(
-        "ema", "precise_bn", "r_drop", "fgm", "label_smoothing", "clip_grad_norm", "sam",
-        "lookahead", "snapshot",
+        "ema", "swa", "precise_bn", "r_drop", "fgm", "fast_fgsm", "label_smoothing", "focal",
+        "clip_grad_norm", "sam", "lookahead", "snapshot",
     ),
     settings={
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
+        "fast_fgsm": {"during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
+        "cutmix": "the inputs are no images",
+        "distillation": "the task has no teacher",
         "mixup": "categories are numbers that cannot be mixed",
         "fixmatch": "the task has no unlabelled customers",
         "moco": "the task has no two views of a customer",

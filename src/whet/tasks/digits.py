@@ -24,13 +24,17 @@ ABOUT = About(
     optimizer={"name": "adamw", "lr": 0.003, "weight_decay": 0.01},
     schedule="cosine",
     methods=(
-        "ema", "precise_bn", "r_drop", "mixup", "label_smoothing", "clip_grad_norm", "sam",
-        "lookahead", "snapshot",
+        "ema", "swa", "precise_bn", "r_drop", "mixup", "cutmix", "label_smoothing", "focal",
+        "fast_fgsm", "clip_grad_norm", "sam", "lookahead", "snapshot",
     ),
-    settings={"ema": {"decay": 0.98}, "fixmatch": {"mu": 2}, "moco": {"queue": 512, "at": "head"}},
+    settings={
+        "ema": {"decay": 0.98}, "fast_fgsm": {"during": [0.25, 1]}, "fixmatch": {"mu": 2},
+        "moco": {"queue": 512, "at": "head"},
+    },
     left_out={
         "fgm": "the model has no embedding to attack",
         "freelb": "the model has no embedding to attack",
+        "distillation": "the task has no teacher",
         "fixmatch": "about 5 times the cost; ask for it by --methods fixmatch",
         "moco": "a pre-training method; ask for it by --methods moco",
     },
@@ -100,6 +104,7 @@ def task(seed: int) -> Task:
         metrics=METRICS,
         resources={
             "unlabelled": images[unlabelled], "weak": shift, "strong": strong, "view": strong,
+            "valid_range": (0.0, 1.0),
         },
         name="digits",
     )  # fmt: skip

@@ -30,15 +30,18 @@ ABOUT = About(
     optimizer={"name": "adamw", "lr": 0.004, "weight_decay": 0.01},
     schedule={"name": "cosine", "warmup": 0.1},
     methods=(
-        "fgm", "r_drop", "ema", "label_smoothing", "clip_grad_norm", "sam", "lookahead",
-        "snapshot",
+        "fgm", "fast_fgsm", "r_drop", "ema", "swa", "label_smoothing", "focal", "clip_grad_norm",
+        "sam", "lookahead", "snapshot",
     ),
     settings={
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
+        "fast_fgsm": {"scope": "embeddings", "during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "precise_bn": "the model has no batch statistics",
+        "cutmix": "the inputs are no images",
+        "distillation": "the task has no teacher",
         "mixup": "the inputs are numbers of words, which cannot be mixed",
         "fixmatch": "the task has no unlabelled requests",
         "moco": "the task has no two views of a request",

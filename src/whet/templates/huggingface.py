@@ -36,7 +36,7 @@ LENGTH = 64  # tokens of a text that are read; what is longer is cut
 BATCH_SIZE = 16
 UPDATES = 40  # steps of one training. Few, for the sample; None: ten passes, 300 steps at least
 LEARNING_RATE = 0.003 if CHECKPOINT is None else 3e-5
-METHODS = ("ema", "fgm", "r_drop", "label_smoothing", "sam")  # None: all that can be trained here
+METHODS = ("ema", "fgm", "r_drop", "label_smoothing", "sam")  # None: all that apply
 METRICS = ("accuracy", "macro_f1", "log_loss")  # the first one decides; functions may stand here
 
 # ---- the model ---------------------------------------------------------------------------------
@@ -46,8 +46,8 @@ def pretrained(texts: list[str]) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer of the checkpoint, or one word for one token, learned from these texts."""
     if CHECKPOINT is not None:
         place = Path(__file__).parent / CHECKPOINT
-        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    special = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP")}
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel(unk_token="[UNK]"))
     made.normalizer = tokenizers.normalizers.BertNormalizer()
     made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -66,7 +66,7 @@ def network(vocabulary: int, classes: int) -> torch.nn.Module:
     if CHECKPOINT is not None:
         return AutoModelForSequenceClassification.from_pretrained(
             Path(__file__).parent / CHECKPOINT, num_labels=classes, trust_remote_code=False,
-            use_safetensors=True, attn_implementation="eager",
+            use_safetensors=True, attn_implementation="eager", local_files_only=True,
         )  # fmt: skip
     config = transformers.BertConfig(
         vocab_size=vocabulary, num_labels=classes, hidden_size=32, intermediate_size=64,

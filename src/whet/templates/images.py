@@ -30,7 +30,7 @@ KEEP_TEST = True  # a test part of the folder is what every seed is judged on; F
 BATCH_SIZE = 64
 UPDATES = 60  # steps of one training. Few, for the sample; None: ten passes, 300 steps at least
 LEARNING_RATE = 0.003
-METHODS = ("ema", "mixup", "label_smoothing", "r_drop", "sam")  # None: all that can be trained here
+METHODS = ("ema", "mixup", "label_smoothing", "r_drop", "sam")  # None: all that apply
 METRICS = ("accuracy", "macro_f1", "log_loss")  # the first one decides; functions may stand here
 
 # ---- the network -------------------------------------------------------------------------------

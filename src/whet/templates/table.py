@@ -31,7 +31,7 @@ KEEP_TEST = True  # a test part of the folder is what every seed is judged on; F
 BATCH_SIZE = 64
 UPDATES = 60  # steps of one training. Few, for the sample; None: ten passes, 300 steps at least
 LEARNING_RATE = 0.003
-METHODS = ("ema", "r_drop", "label_smoothing", "clip_grad_norm", "sam")  # None: all that can be
+METHODS = ("ema", "fgm", "r_drop", "lookahead", "sam")  # None: all that apply
 
 
 def cost(probabilities: np.ndarray, targets: np.ndarray) -> float:
@@ -41,7 +41,7 @@ def cost(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 
 cost.higher_is_better = False  # without this line higher is taken to be better
-METRICS = ("auc", "log_loss", cost)  # the first one decides
+METRICS = ("auc", "log_loss", cost)  # of classes; the first one decides
 
 # ---- the network -------------------------------------------------------------------------------
 

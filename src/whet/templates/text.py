@@ -32,7 +32,7 @@ CHARACTERS = None  # None: Chinese and Japanese are read by characters, all else
 BATCH_SIZE = 32
 UPDATES = 60  # steps of one training. Few, for the sample; None: ten passes, 300 steps at least
 LEARNING_RATE = 0.01
-METHODS = ("ema", "fgm", "r_drop", "label_smoothing", "sam")  # None: all that can be trained here
+METHODS = ("ema", "fgm", "r_drop", "label_smoothing", "sam")  # None: all that apply
 METRICS = ("accuracy", "macro_f1", "log_loss")  # the first one decides; functions may stand here
 
 # ---- the network -------------------------------------------------------------------------------
