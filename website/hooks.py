@@ -14,8 +14,8 @@ from website import api, commands, methods
 from whet.methods import registry
 
 ROOT = Path(__file__).parent.parent
-OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md",
-           "CHANGELOG.md": "changelog.md"}  # fmt: skip
+OUTSIDE = {"README.md": "index.md", "README.zh.md": "index.zh.md",
+           "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # fmt: skip
 STYLE = "assets/whet.css"
 
 
@@ -64,6 +64,7 @@ def navigation(docs: Path, pages: dict[str, str]) -> list[Any]:
         layers.setdefault(layer, []).append(f"methods/{kind.name}.md")
     return [
         {"Start": "index.md"},
+        {"中文": "index.zh.md"},
         {"Guides": [*(page for page in guides if page != "errors.md"), "contributing.md"]},
         {"Methods": ["methods/index.md", {"中文": "methods/zh.md"},
                      *({layer: paths} for layer, paths in layers.items())]},

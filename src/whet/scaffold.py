@@ -65,10 +65,8 @@ def _check_name(path: Path) -> None:
         )
     # its folder comes first on the import path, so a torch.py there would be imported for torch
     places = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    taken = path.stem in {"whet", *sys.stdlib_module_names} or PathFinder.find_spec(
-        path.stem, places
-    )
-    if taken:
+    installed = PathFinder.find_spec(path.stem, places)
+    if installed or path.stem in {"whet", *sys.stdlib_module_names}:
         raise InputError(
             f"{path.name} would be imported wherever {path.stem!r} is meant, as its folder comes "
             f"first: call it my_{path.name}, for example."

@@ -129,3 +129,48 @@ def test_views_keep_shape_and_range() -> None:
 
 def test_every_task_is_found() -> None:
     assert "digits" in tasks.names()
+
+
+def test_the_time_of_a_part_counts_as_long_as_the_part_is() -> None:
+    clock = node._Clock()
+    clock.gaps = [((at + 0.5) / 8, 4.0 if at >= 6 else 1.0) for at in range(8)]
+    clock.gaps[2] = (2.5 / 8, 60.0)  # an evaluation
+    assert clock.median() == 1.0
+    assert clock.median([0.0, 0.75, 1.0]) == pytest.approx(0.75 * 1.0 + 0.25 * 4.0)
+    clock.gaps = clock.gaps[6:]  # resumed late: nothing is known of the first part
+    assert clock.median([0.0, 0.75, 1.0]) == pytest.approx(4.0)
+    assert node._Clock().median() == 0.0
+
+
+def test_every_part_of_training_is_rehearsed(tmp_path: Path) -> None:
+    given = ({"name": "sam", "during": [0.75, 1.0]}, {"name": "ema"}, {"name": "snapshot"})
+    parts = list(node._parts(given))
+    assert [(a, b, [one["name"] for one in active]) for a, b, active in parts] == [
+        (0.0, 0.75, ["ema", "snapshot"]), (0.75, 1.0, ["sam", "ema", "snapshot"]),
+    ]  # fmt: skip
+    job = Node("digits", "late", given, 0, {"rehearse": 2})
+    row = node.train(job, tmp_path)
+    assert (row["status"], row["updates"]) == ("done", 4)
+    assert not list(tmp_path.iterdir())
+    clash = (*given, {"name": "sam", "during": [0.5, 1.0]})
+    assert (
+        node.train(Node("digits", "late", clash, 0, {"rehearse": 2}), tmp_path)["status"]
+        == "refused"
+    )
+
+
+def test_companions_join_where_they_apply(tmp_path: Path) -> None:
+    row = node.train(make("swa", {"name": "swa"}), tmp_path)
+    assert row["status"] == "done"
+    assert [one["name"] for one in row["settings"]] == ["swa", "precise_bn"]
+    assert "precise_bn" in row["explain"]
+
+
+def test_a_row_knows_the_classes_and_the_memory(tmp_path: Path) -> None:
+    row = node.train(make("baseline"), tmp_path)
+    confusion = torch.tensor(row["confusion"])
+    assert row["classes"] == [str(n) for n in range(10)]
+    accuracy = confusion.diag().sum() / confusion.sum()
+    assert accuracy.item() == pytest.approx(row["metrics"]["judge"]["accuracy"])
+    assert confusion.sum(1).tolist() == torch.bincount(digits.task(0).judge[1]).tolist()
+    assert row["peak_memory"] is None or row["peak_memory"] > 0

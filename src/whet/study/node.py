@@ -84,7 +84,7 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
     return _judged(run) | {
         "settings": given,
         "curve": [{"update": row["update"], "metrics": row["metrics"]} for row in run.history],
-        "updates": run.updates, "seconds_per_update": clock.median(),
+        "updates": run.updates, "seconds_per_update": clock.median(_cuts(node.methods)),
         "explain": run.stack.explain(), "peak_memory": peak.bytes(),
         "environment": environment() | {"device": _device_name(run.device)},
     }  # fmt: skip
@@ -115,8 +115,7 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
 def _parts(given: Sequence[Settings]) -> Iterator[tuple[float, float, tuple[Settings, ...]]]:
     """Where each part of training begins and ends, and its methods as if it were the whole."""
     spans = [tuple(each.get("during") or (0.0, 1.0)) for each in given]
-    cuts = sorted({0.0, 1.0, *(float(cut) for span in spans for cut in span)})
-    for a, b in pairwise(cuts):
+    for a, b in pairwise(_cuts(given)):
         yield (
             a,
             b,
@@ -126,6 +125,10 @@ def _parts(given: Sequence[Settings]) -> Iterator[tuple[float, float, tuple[Sett
                 if span[0] <= a and b <= span[1]
             ),
         )
+
+
+def _cuts(given: Sequence[Settings]) -> list[float]:
+    return sorted({0.0, 1.0, *(float(cut) for each in given for cut in each.get("during") or ())})
 
 
 def _judged(run: Run) -> dict[str, Any]:
@@ -204,20 +207,31 @@ def _updates(about: About, task: Task) -> int:
 
 
 class _Clock:
-    """Seconds per update, without evaluation and checkpoints: the median of all gaps."""
+    """Seconds per update, without evaluation and checkpoints: the median of all gaps.
+
+    Where methods take part of the training only, it is the median of each part, weighted by how
+    long the part is: a median of the whole would not know that they cost anything.
+    """
 
     def __init__(self) -> None:
-        self.last, self.gaps = time.perf_counter(), [0.0]
+        self.last = time.perf_counter()
+        self.gaps: list[tuple[float, float]] = []
 
     def tick(self, run: Run) -> None:
         """An update happened."""
         now = time.perf_counter()
-        self.gaps.append(now - self.last)
+        self.gaps.append(((run.updates - 0.5) / (run.stack.run.total or 1), now - self.last))
         self.last = now
 
-    def median(self) -> float:
-        """The median gap."""
-        return sorted(self.gaps)[len(self.gaps) // 2]
+    def median(self, cuts: Sequence[float] = (0.0, 1.0)) -> float:
+        """The median gap; of a part that this process saw nothing of, that of all."""
+        every = [gap for _, gap in self.gaps]
+        parts = [(b - a, [gap for at, gap in self.gaps if a < at < b]) for a, b in pairwise(cuts)]
+        return sum(share * _median(gaps or every) for share, gaps in parts)
+
+
+def _median(gaps: Sequence[float]) -> float:
+    return sorted(gaps)[(len(gaps) - 1) // 2] if gaps else 0.0
 
 
 def _device_name(device: torch.device) -> str:

@@ -106,6 +106,6 @@ def _named(task: Any) -> tuple[str, Path | None, str | None]:
             "a study can tell when its code has changed."
         )
     written = Path(inspect.getsourcefile(task) or "")
-    if task.__module__ == "__main__" or not written.is_file():
+    if task.__module__ == "__main__" or written.suffix != ".py" or not written.is_file():
         return name, None, identity.code_of_function(task)
     return name, None, identity.code_of([], file=written)

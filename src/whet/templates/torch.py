@@ -27,9 +27,7 @@ from whet import data
 # each begins (offset), and classes (y). Relative to this file; None: the sample. To read anything
 # else, rewrite `recordings` and `Signals` at the end.
 FOLDER = None
-GROUP = (
-    "speaker"  # an array beside y: recordings of one speaker stay in one part; None: each by itself
-)
+GROUP = "speaker"  # an array beside y: one speaker stays in one part; None: each row by itself
 
 BATCH_SIZE = 16
 UPDATES = 60  # steps of one training. Few, for the sample; None: ten passes, 300 steps at least
