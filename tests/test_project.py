@@ -1,7 +1,10 @@
 """The project's own promises: version, pins, extras, commands, sizes and names of files."""
 
 import re
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,18 @@ def test_files_are_short() -> None:
 def test_names_say_what_is_inside() -> None:
     names = [part for path in SOURCES for part in path.relative_to(ROOT / "src").parts]
     assert [name for name in names if SAYS_NOTHING.fullmatch(name.removesuffix(".py"))] == []
+
+
+def test_the_wheel_holds_all_that_the_package_reads(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    subprocess.run([*words, str(ROOT)], check=True, capture_output=True, text=True)
+    (wheel,) = tmp_path.iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if name.startswith("whet/")}
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "src/whet"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert held == {line.removeprefix("src/") for line in tracked.stdout.split()}
+    kinds = {"csv.gz", "jsonl.gz", "css", "jinja", "txt", "md", "typed"}
+    assert all(any(name.endswith(f".{kind}") for name in held) for kind in kinds)
