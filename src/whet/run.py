@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from whet import checkpoint, modes, objectives, optim, seeding, settings
+from whet import callback, modes, objectives, optim, resume, seeding, settings
 from whet import device as devices
 from whet import predict as prediction
 from whet.batch import Batch
-from whet.errors import CheckpointError, InputError
+from whet.callback import CallbackLike
 from whet.loading import Epochs, open_loader
 from whet.predict import Predictor, model_state
 from whet.stack import Stack
@@ -44,7 +43,7 @@ class Run:
         evaluate_every: updates between evaluations on the select part; None for stage ends only.
         checkpoint_every: updates between checkpoints; None for stage ends only.
         keep: how many checkpoints stay.
-        on_update: called with the run after each update, for progress displays.
+        callbacks: told how the run goes; a plain function is called after each update.
 
     >>> task = Task(torch.nn.Linear(2, 2), (torch.ones(8, 2), torch.zeros(8, dtype=torch.long)))
     >>> run = Run(task, Stage(updates=3, batch_size=4)).fit()
@@ -56,7 +55,7 @@ class Run:
         self, task: Task, recipe: Recipe | Stage, seed: int = 0, *,
         folder: str | Path | None = None, device: str = "auto", precision: str = "fp32",
         evaluate_every: int | None = None, checkpoint_every: int | None = None, keep: int = 2,
-        on_update: Callable[[Run], None] | None = None,
+        callbacks: Iterable[CallbackLike] = (),
     ) -> None:  # fmt: skip
         settings.at_least_one(
             evaluate_every=evaluate_every, checkpoint_every=checkpoint_every, keep=keep
@@ -68,12 +67,12 @@ class Run:
         self.recipe.check()
         self.folder = Path(folder) if folder is not None else None
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
-        self.keep, self.on_update, self.precision = keep, on_update, precision
+        self.keep, self.callbacks, self.precision = keep, callback.made(callbacks), precision
         self.scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
         self.fabric = devices.open_fabric(self.device, precision, self.scaler)
         self.module = task.model.to(self.device)
         self._trainable = {n: p.requires_grad for n, p in self.module.named_parameters()}
-        self.stage_number, self.updates, self._offset = 0, 0, 0
+        self.stage_number, self.updates, self.offset = 0, 0, 0
         self.history: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self._carried: dict[str, Any] = {}
@@ -133,7 +132,7 @@ class Run:
             self.module.load_state_dict(weights)
         elif start != "training":
             prediction.take_weights(start, self.module)
-        self.stage_number, self._offset = self.stage_number + 1, 0
+        self.stage_number, self.offset = self.stage_number + 1, 0
         self._enter(self.stage)
         for name, head in heads.items():
             if name in self.stack.run.heads and name in kept:
@@ -142,6 +141,10 @@ class Run:
     # the loop --------------------------------------------------------------------------------
     def fit(self, until: int | None = None) -> Self:
         """Train to the end of the recipe, or until so many updates have happened in all."""
+        with callback.telling(self):
+            return self._fit(until)
+
+    def _fit(self, until: int | None) -> Self:
         while until is None or self.updates < until:
             if self.stack.run.updates >= (self.stack.run.total or 0):
                 if self.stage_number + 1 == len(self.recipe.stages):
@@ -167,9 +170,9 @@ class Run:
     def _windows(self) -> Iterator[list[Batch]]:
         run, size = self.stack.run, self.stage.accumulate
         while True:
-            batches = self.loader.epoch(run.epoch, self._offset)
+            batches = self.loader.epoch(run.epoch, self.offset)
             while window := list(islice(batches, size)):
-                seen, known = self._offset + len(window), self.loader.batches
+                seen, known = self.offset + len(window), self.loader.batches
                 self._last = known is not None and seen >= known
                 yield window
                 if self._last:
@@ -178,17 +181,18 @@ class Run:
                 self._end_epoch()
 
     def _end_epoch(self) -> None:
-        self._offset = 0
+        self.offset = 0
         self.stack.end_epoch()
 
     def _update(self, batches: list[Batch]) -> bool:
         happened = self.stack.step(batches)
-        self._offset += len(batches)
+        self.offset += len(batches)
         if self._last:  # before a checkpoint can be due, so that it stands at the next epoch
             self._end_epoch()
         self.updates += happened
-        if happened and self.on_update is not None:
-            self.on_update(self)
+        if happened:
+            for each in self.callbacks:
+                each.updated(self)
         return happened
 
     def _due(self, ended: bool) -> None:
@@ -208,6 +212,8 @@ class Run:
         self.stack.evaluated(metrics)
         row = {"update": self.updates, "stage": self.stage_number, "loss": self.stack.loss}
         self.history.append({**row, "metrics": metrics})
+        for each in self.callbacks:
+            each.evaluated(self, metrics)
 
     # what is judged --------------------------------------------------------------------------
     def predictor(self) -> Predictor:
@@ -240,35 +246,7 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the run continues from: tensors and plain values."""
-        scheduler = self.stack.run.scheduler
-        return {
-            "stage": self.stage_number, "updates": self.updates, "offset": self._offset,
-            "seed": self.seed, "stages": len(self.recipe.stages), "history": self.history,
-            "model": self.module.state_dict(), "stack": self.stack.state_dict(),
-            "optimizer": self.stack.optimizer.state_dict(),
-            "scheduler": None if scheduler is None else scheduler.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-        }  # fmt: skip
-
-    def save(self) -> Path:
-        """Write a checkpoint, whole or not at all."""
-        if self.folder is None:
-            raise InputError("this run has no folder to save to: pass folder= to Run.")
-        folder = self.folder / "checkpoints"
-        place = checkpoint.save(folder, self.updates, self.state_dict(), keep=self.keep)
-        manifest = self.manifest() | {"explain": self.stack.explain()}
-        checkpoint.write_whole(self.folder / "run.json", json.dumps(manifest, indent=1).encode())
-        self._saved_at = self.updates
-        return place
-
-    def _resume(self) -> None:
-        if self.folder is None:
-            return
-        state, notes = checkpoint.newest(self.folder / "checkpoints")
-        self.notes += notes
-        if state is not None:
-            self.load_state_dict(state)
-            self._saved_at = self.updates
+        return resume.state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state.
@@ -276,24 +254,25 @@ class Run:
         Raises:
             CheckpointError: it belongs to another seed, recipe or set of methods.
         """
-        here = {"seed": self.seed, "stages": len(self.recipe.stages)}
-        for name, value in here.items():
-            if state[name] != value:
-                raise CheckpointError(
-                    f"the checkpoint has {name} {state[name]} and this run {value}. Use another "
-                    "folder for another run."
-                )
+        resume.check(self, state)
         self._carried = {}
-        self.stage_number, self._offset = state["stage"], state["offset"]
+        self.stage_number, self.offset = state["stage"], state["offset"]
         self._enter(self.stage)
-        modes.load_state(self.module, state["model"])
-        self.stack.load_state_dict(state["stack"])
-        optim.load_state(self.stack.optimizer, state["optimizer"])
-        if state["scheduler"] is not None and self.stack.run.scheduler is not None:
-            self.stack.run.scheduler.load_state_dict(state["scheduler"])
-        if self.scaler is not None and state["scaler"] is not None:
-            self.scaler.load_state_dict(state["scaler"])
-        self.updates, self.history = state["updates"], list(state["history"])
+        resume.restore(self, state)
+
+    def save(self) -> Path:
+        """Write a checkpoint, whole or not at all."""
+        place = resume.save(self)
+        self._saved_at = self.updates
+        for each in self.callbacks:
+            each.saved(self, place)
+        return place
+
+    def _resume(self) -> None:
+        state = resume.newest(self)
+        if state is not None:
+            self.load_state_dict(state)
+            self._saved_at = self.updates
 
 
 def _divides(every: int | None, updates: int) -> bool:

@@ -64,7 +64,7 @@ def main(folder: str, fatal: int) -> None:
         if run.updates == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    make(Path(folder), on_update=kill).fit()
+    make(Path(folder), callbacks=[kill]).fit()
 
 
 if __name__ == "__main__":

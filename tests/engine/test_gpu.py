@@ -50,7 +50,7 @@ def _deterministic() -> Iterator[None]:
 
 
 def on_cuda(precision: str = "fp32", *methods: Any, **changes: Any) -> Run:
-    of_run = {k: changes.pop(k) for k in ("folder", "evaluate_every", "on_update") if k in changes}
+    of_run = {k: changes.pop(k) for k in ("folder", "evaluate_every", "callbacks") if k in changes}
     given: dict[str, Any] = {"updates": 6, "batch_size": 6, "accumulate": 2, "optimizer": SGD}
     stage = Stage(methods=[*methods, *companions(methods)], **(given | changes))
     return Run(make_task(), stage, device="cuda", precision=precision, **of_run)
@@ -131,7 +131,7 @@ class TestOverflow:
         """The scale is far too large at first; each overflow halves it and leaves all the rest."""
         happened: list[int] = []
         run = on_cuda("fp16", "ema", schedule="cosine", updates=4,
-                      on_update=lambda run: happened.append(run.updates))  # fmt: skip
+                      callbacks=[lambda run: happened.append(run.updates)])  # fmt: skip
         run.fit(until=1)
         assert run.scaler is not None
         run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**36})

@@ -175,7 +175,7 @@ class TestNaN:
     def test_it_names_step_and_row_and_spares_the_weights(self, tmp_path: Path) -> None:
         seen: list[dict[str, Any]] = []
         run = run_of(poisoned(), {"updates": 9}, folder=tmp_path, checkpoint_every=1,
-                     on_update=lambda run: seen.append(weights(run.module)))  # fmt: skip
+                     callbacks=[lambda run: seen.append(weights(run.module))])  # fmt: skip
         with pytest.raises(NonFiniteLoss) as caught:
             run.fit()
         at = run.updates

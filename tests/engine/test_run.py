@@ -23,7 +23,7 @@ from tests.contract.fixture import (
 )  # fmt: skip
 from tests.contract.test_singles import same
 from tests.engine.tiny import linear, rows, sgd, tiny
-from whet import checkpoint, methods, seeding
+from whet import callback, checkpoint, methods, seeding
 from whet.batch import Batch
 from whet.errors import CheckpointError, Clash, InputError
 from whet.method import Layer, Method, Resource, method
@@ -94,7 +94,7 @@ class TestTheLoop:
 
         plain = make_run().fit()
         run = make_run()
-        run.on_update = disturb
+        run.callbacks = callback.made([disturb])
         assert equal(weights(plain.module), weights(run.fit().module))
 
 
@@ -431,14 +431,14 @@ class TestWatching:
         run_of(small(select=rows(9), metrics=["accuracy"]), stage, evaluate_every=1).fit()
         assert told == [["accuracy"], ["accuracy"]]
 
-    def test_on_update(self) -> None:
+    def test_a_function_after_each_update(self) -> None:
         seen: list[int] = []
-        run_of(small(), on_update=lambda run: seen.append(run.updates)).fit()
+        run_of(small(), callbacks=[lambda run: seen.append(run.updates)]).fit()
         assert seen == [1, 2, 3, 4]
 
     def test_a_skipped_update_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[int] = []
-        run = run_of(small(), on_update=lambda run: seen.append(run.updates))
+        run = run_of(small(), callbacks=[lambda run: seen.append(run.updates)])
         step, skip = run.stack.step, iter([False, True, False, False])
 
         def skipping(batches: list[Batch]) -> bool:

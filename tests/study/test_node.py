@@ -107,7 +107,7 @@ def test_a_node_cut_off_continues_from_its_checkpoint(
         node.train(job, tmp_path / "cut")
     monkeypatch.undo()
     seen = []
-    monkeypatch.setattr(node._Clock, "tick", lambda clock, run: seen.append(run.updates))
+    monkeypatch.setattr(node._Clock, "updated", lambda clock, run: seen.append(run.updates))
     assert node.train(job, tmp_path / "cut")["metrics"] == wanted
     assert seen == list(range(7, 13))
 

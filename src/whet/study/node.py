@@ -17,6 +17,7 @@ import torch
 from whet import device as devices
 from whet import methods, nesting, objectives, predict, sources
 from whet import metrics as measures
+from whet.callback import Callback
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
 from whet.loading import open_loader
 from whet.run import Run
@@ -77,7 +78,7 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
     device = str(node.options.get("device", "cpu"))
     peak, clock = Peak(torch.device(device)), _Clock()
     given, run = _composed(source, node, folder, device)
-    run.on_update = clock.tick
+    run.callbacks.append(clock)
     total = run.stack.run.total or 1
     run.evaluate_every = run.checkpoint_every = max(1, total // EVALUATIONS)
     run.fit()
@@ -102,7 +103,7 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
     for a, b, active in _parts(node.methods):
         clock = _Clock()
         _, run = _composed(source, replace(node, methods=active), None, device)
-        run.on_update = clock.tick
+        run.callbacks.append(clock)
         run.fit(until=min(count, run.stack.run.total or count))
         parts.append((b - a, clock.median(), run))
     last = parts[-1][-1]
@@ -206,7 +207,7 @@ def _updates(about: About, task: Task) -> int:
     return length if about.epochs is not None else max(FEWEST, length)
 
 
-class _Clock:
+class _Clock(Callback):
     """Seconds per update, without evaluation and checkpoints: the median of all gaps.
 
     Where methods take part of the training only, it is the median of each part, weighted by how
@@ -217,8 +218,7 @@ class _Clock:
         self.last = time.perf_counter()
         self.gaps: list[tuple[float, float]] = []
 
-    def tick(self, run: Run) -> None:
-        """An update happened."""
+    def updated(self, run: Run) -> None:
         now = time.perf_counter()
         self.gaps.append(((run.updates - 0.5) / (run.stack.run.total or 1), now - self.last))
         self.last = now
