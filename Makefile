@@ -3,6 +3,7 @@
 # `make gpu PY=python3` uses an interpreter that has everything already, and installs nothing.
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 JOBS ?= 2
+CASES ?= 200
 VENV := .venv
 PY := $(VENV)/bin/python
 
@@ -18,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: study test test-all check bench docs gpu clean help
+.PHONY: study test test-all check bench docs gpu clean torture help
 
 study: $(RUNTIME) ## train the digits study and write its report
 	$(VENV)/bin/whet study digits
@@ -47,8 +48,11 @@ gpu: $(DEV) ## the tests that need an accelerator
 		{ echo "make gpu: torch sees no accelerator here; none of the gpu tests ran"; exit 1; }
 	$(PY) -m pytest -m gpu
 
+torture: $(DEV) ## CASES random recipes, interrupted and resumed to the bit
+	OMP_NUM_THREADS=1 $(PY) -m tests.torture $(CASES)
+
 clean: ## remove .venv, caches and builds; studies and runs stay
-	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list

@@ -88,7 +88,8 @@ def with_whet(setting: Setting) -> Chunk:
     rows = Rows(setting)
     run = whet.Run(
         whet.Task(mlp(setting), (rows.x, rows.y)),
-        whet.Stage(updates=1 << 40, batch_size=setting.batch, optimizer=adamw), device="cpu",
+        whet.Stage(updates=1 << 40, batch_size=setting.batch, optimizer=adamw),
+        device="cpu", log=None,
     )  # fmt: skip
     return timed(lambda: run.fit(until=run.updates + setting.steps))
 

@@ -48,7 +48,7 @@ def no_ops(count: int) -> Chunk:
         updates=1 << 40, batch_size=NO_OP.batch, methods=methods,
         optimizer=lambda p: torch.optim.SGD(p, lr=1e-3),
     )  # fmt: skip
-    run = whet.Run(whet.Task(mlp(NO_OP), (rows.x, rows.y)), stage, device="cpu")
+    run = whet.Run(whet.Task(mlp(NO_OP), (rows.x, rows.y)), stage, device="cpu", log=None)
     return timed(lambda: run.fit(until=run.updates + NO_OP.steps))
 
 
@@ -75,7 +75,7 @@ def tokens(*methods: Method) -> Chunk:
     torch.manual_seed(0)
     stage = whet.Stage(updates=1 << 40, batch_size=BATCH, methods=methods, optimizer=adamw)
     task = whet.Task(Sentences(WORDS, WORD_WIDTH), (ids, labels))
-    run = whet.Run(task, stage, device="cpu")
+    run = whet.Run(task, stage, device="cpu", log=None)
     return timed(lambda: run.fit(until=run.updates + STEPS))
 
 

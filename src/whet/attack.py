@@ -147,11 +147,19 @@ def slopes(who: Attacker, loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Te
     """Gradients of a loss; no `.grad` is touched.
 
     Raises:
-        NotApplicable: it depends on none of the leaves.
+        NotApplicable: it depends on none of the leaves, or goes through reentrant checkpoints.
     """
     found: Sequence[Tensor | None] = ()
     if loss.requires_grad and leaves:
-        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        try:
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise NotApplicable(
+                who.key, "the model checkpoints its activations in the older way, which has no "
+                "gradient of an input by itself: call checkpoint(..., use_reentrant=False)."
+            ) from error  # fmt: skip
     if all(slope is None for slope in found):
         raise NotApplicable(
             who.key, f"the loss does not depend on the {who.scope} that at={who.at!r} names: the "
@@ -161,12 +169,21 @@ def slopes(who: Attacker, loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Te
 
 
 def plain(run: Training, batch: Batch) -> Forward:
-    """The objective's own forward, without the methods around it."""
+    """The objective's own forward, without the methods around it.
+
+    The module itself is called: Fabric's wrapper around it lets nobody but Fabric's own backward
+    through, and an attack asks for gradients of its inputs.
+    """
 
     def innermost(batch: Batch) -> Forward:
         raise AssertionError("the objective asks nobody")
 
-    return run.objective.forward(run, batch, innermost)
+    wrapped, run.model = run.model, run.module
+    try:
+        with run.autocast():
+            return run.objective.forward(run, batch, innermost)
+    finally:
+        run.model = wrapped
 
 
 def starting(epsilon: float, size: float, key: int, rows: Tensor | None) -> Start:

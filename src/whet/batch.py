@@ -211,6 +211,10 @@ class Batch:
         """The batch on a device; copies from pinned memory do not wait."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory; a DataLoader calls this where it is told to pin."""
+        return self.map(Tensor.pin_memory)
+
     @staticmethod
     def join(batches: Sequence[Batch]) -> Batch:
         """One batch of all rows. A batch without targets contributes rows without a target."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +17,22 @@ class Callback:
     What trains is a Method; a callback that draws random numbers or touches weights breaks the
     promise that a run resumes to the bit.
 
+    `run.stack.loss` and `run.stack.terms` wait for an accelerator: a callback that reads them at
+    every update slows training there.
+
     >>> class Losses(Callback):
     ...     def __init__(self):
     ...         self.seen = []
     ...     def updated(self, run):
-    ...         self.seen.append(run.stack.loss)
+    ...         if run.updates % 50 == 0:
+    ...             self.seen.append(run.stack.loss)
     """
 
     def began(self, run: Run) -> None:
         """`fit` was called."""
+
+    def entered(self, run: Run) -> None:
+        """A later stage begins, with a stack and an optimizer of its own."""
 
     def updated(self, run: Run) -> None:
         """An update happened."""
@@ -60,15 +67,20 @@ def made(given: Iterable[CallbackLike]) -> list[Callback]:
 
 @contextmanager
 def telling(run: Run) -> Iterator[None]:
-    """Tell the callbacks that a run begins and, however it comes to it, that it ends."""
-    for callback in run.callbacks:
-        callback.began(run)
-    error: BaseException | None = None
-    try:
-        yield
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
+    """Tell the callbacks that a run begins and, however it comes to it, that it ends.
+
+    Each that was told of the beginning is told of the end, the last one first, also where another
+    one's raises.
+    """
+    with ExitStack() as endings:
         for callback in run.callbacks:
-            callback.ended(run, error)
+            callback.began(run)
+            endings.push(_ending(callback, run))
+        yield
+
+
+def _ending(callback: Callback, run: Run) -> Callable[..., None]:
+    def end(kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        callback.ended(run, error)
+
+    return end

@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there.
 
-A checkpoint is a folder `000120` with `state.pt` and `manifest.json` (size and checksum). It is
-written beside its place, flushed to disk and renamed; loading allows tensors and plain values only.
+A checkpoint is a folder `00000120` with `state.pt` and `manifest.json` (size, checksum, and what
+those who decide which checkpoints stay want to know of it). It is written beside its place, flushed
+to disk and renamed; loading allows tensors and plain values only.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from whet import whole
+from whet import parsing, whole
 from whet.errors import CheckpointError
 
 FORMAT = 1
+ASIDE = ".old"  # how the name of one ends that is about to be replaced
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -41,8 +45,12 @@ def _refused(path: Path, error: OSError) -> str:
     )
 
 
-def save(folder: Path, number: int, state: Mapping[str, Any], *, keep: int | None = None) -> Path:
-    """Write checkpoint `number` under `folder`; the oldest beyond `keep` are removed.
+def save(
+    folder: Path, number: int, state: Mapping[str, Any], about: Mapping[str, Any] | None = None
+) -> Path:
+    """Write checkpoint `number` under `folder`, with plain values `about` it in its manifest.
+
+    One that has this number already leaves only when the new one is whole.
 
     Raises:
         CheckpointError: the disk refused; the earlier checkpoints are as they were.
@@ -51,12 +59,11 @@ def save(folder: Path, number: int, state: Mapping[str, Any], *, keep: int | Non
     draft = folder / f".{number:08d}.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _mend(folder)
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        _write(draft, number, state)
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(draft, place)
-        whole.sync_folder(folder)
+        _write(draft, number, state, dict(about or {}))
+        _exchange(draft, place)
         _sweep(folder)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -64,10 +71,51 @@ def save(folder: Path, number: int, state: Mapping[str, Any], *, keep: int | Non
         if cause is None:
             raise
         raise CheckpointError(_refused(place, cause)) from error
-    if keep is not None:
-        for old in numbers(folder)[:-keep]:
-            shutil.rmtree(folder / f"{old:08d}", ignore_errors=True)
     return place
+
+
+def _exchange(draft: Path, place: Path) -> None:
+    """Put a draft into its place; what stood there goes last, and comes back where that fails."""
+    aside = place.with_name(f".{place.name}{ASIDE}")
+    if place.exists():
+        os.replace(place, aside)
+    try:
+        os.replace(draft, place)
+    except BaseException:
+        _mend(place.parent)
+        raise
+    whole.sync_folder(place.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _mend(folder: Path) -> None:
+    """Bring back what a process that was killed between two renames had put aside."""
+    for aside in folder.glob(f".*{ASIDE}"):
+        place = folder / aside.name[1 : -len(ASIDE)]
+        if place.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                os.replace(aside, place)
+
+
+def remove(folder: Path, number: int) -> None:
+    """Remove a checkpoint that nobody needs."""
+    shutil.rmtree(folder / f"{number:08d}", ignore_errors=True)
+
+
+def about(place: Path) -> dict[str, Any] | None:
+    """What a checkpoint's manifest tells about it; None where that is damaged."""
+    try:
+        manifest = parsing.values((place / "manifest.json").read_bytes())
+        told = manifest["about"]
+        return told if isinstance(told, dict) and manifest["about_sha256"] == _seal(told) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _seal(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _of_the_disk(error: BaseException | None) -> OSError | None:
@@ -77,7 +125,7 @@ def _of_the_disk(error: BaseException | None) -> OSError | None:
     return error
 
 
-def _write(draft: Path, number: int, state: Mapping[str, Any]) -> None:
+def _write(draft: Path, number: int, state: Mapping[str, Any], told: dict[str, Any]) -> None:
     path = draft / "state.pt"
     with path.open("wb") as file:
         torch.save(dict(state), file)
@@ -86,6 +134,7 @@ def _write(draft: Path, number: int, state: Mapping[str, Any]) -> None:
     manifest = {
         "format": FORMAT, "number": number, "bytes": path.stat().st_size,
         "sha256": _digest(path), "torch": torch.__version__,
+        "about": told, "about_sha256": _seal(told),
     }  # fmt: skip
     whole.write_synced(draft / "manifest.json", json.dumps(manifest, indent=1).encode())
     whole.sync_folder(draft)
@@ -106,22 +155,27 @@ def numbers(folder: Path) -> list[int]:
     """The checkpoints in a folder, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+    named = (p.name for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+    return sorted(int(name) for name in named if name == f"{int(name):08d}")
 
 
 def damage(place: Path) -> str | None:
     """What is wrong with a checkpoint; None where it is whole."""
     path = place / "state.pt"
     try:
-        manifest = json.loads((place / "manifest.json").read_text())
+        manifest = parsing.values((place / "manifest.json").read_bytes())
         if manifest["format"] != FORMAT:
             return f"format {manifest['format']}, this whet reads {FORMAT}"
         size = path.stat().st_size
         if size != manifest["bytes"]:
             return f"state.pt has {size} bytes of {manifest['bytes']}"
+        if "about" in manifest and manifest["about_sha256"] != _seal(manifest["about"]):
+            return "manifest.json fails its checksum"
         return None if _digest(path) == manifest["sha256"] else "state.pt fails its checksum"
     except FileNotFoundError as error:
         return f"{Path(error.filename or path).name} is missing"
+    except OSError as error:
+        return f"{Path(error.filename or path).name} cannot be read: {error.strerror or error}"
     except (ValueError, KeyError, TypeError):
         return "manifest.json cannot be read"
 
@@ -132,20 +186,48 @@ def load(place: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is damaged; the message says how.
     """
-    wrong = damage(place)
-    if wrong is not None:
-        raise CheckpointError(f"checkpoint {place} is damaged: {wrong}.")
-    state: dict[str, Any] = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
+    state = _state(place)
+    if isinstance(state, str):
+        raise CheckpointError(f"checkpoint {place} is damaged: {state}.")
     return state
 
 
 def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest whole checkpoint and what is wrong with any newer one."""
     notes: list[str] = []
+    _mend(folder)
     for number in reversed(numbers(folder)):
         place = folder / f"{number:08d}"
-        wrong = damage(place)
-        if wrong is None:
-            return load(place), notes
-        notes.append(f"checkpoint {place} is damaged ({wrong}); using the one before it.")
+        state = _state(place)
+        if not isinstance(state, str):
+            return state, notes
+        notes.append(f"checkpoint {place} is damaged ({state}); using the one before it.")
     return None, notes
+
+
+def _state(place: Path) -> dict[str, Any] | str:
+    """What a checkpoint holds, or what is wrong with it."""
+    wrong = damage(place)
+    if wrong is not None:
+        return wrong
+    path = place / "state.pt"
+    try:
+        _check_stored(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a checksum is no signature: torch stumbles over anything
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"state.pt holds other things than tensors and plain values: {said}"
+    named = isinstance(state, dict) and all(isinstance(key, str) for key in state)
+    return state if named else "state.pt holds no state"
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse an archive that says it holds more than its own bytes, before memory is given to it.
+
+    torch packs nothing; its older format, a bare pickle, is none that whet writes.
+    """
+    with zipfile.ZipFile(path) as archive:
+        held = archive.infolist()
+    packed = any(item.compress_type != zipfile.ZIP_STORED for item in held)
+    if packed or sum(item.file_size for item in held) > path.stat().st_size:
+        raise ValueError("it would unpack to more than its size")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whet.errors import InputError
+from whet.world import local_rank
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -28,6 +29,8 @@ def pick(name: str) -> torch.device:
         raise InputError("device='cuda', but torch finds no CUDA device: use 'auto' or 'cpu'.")
     if name == "cpu" or not there:
         return torch.device("cpu")
+    if local_rank():
+        torch.cuda.set_device(local_rank())
     return torch.device("cuda", torch.cuda.current_device())
 
 
@@ -61,8 +64,8 @@ def open_fabric(
     return Fabric(accelerator=device.type, devices=which, plugins=[mixed])
 
 
-def surroundings(device: torch.device, precision: str) -> dict[str, Any]:
-    """What "to the bit" depends on, beside recipe, data and seed."""
+def surroundings(device: torch.device, precision: str, seed: int, size: int) -> dict[str, Any]:
+    """What "to the bit" depends on, beside recipe and data."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -71,5 +74,6 @@ def surroundings(device: torch.device, precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": precision,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "world_size": 1,
+        "world_size": size,
+        "seed": seed,
     }

@@ -9,7 +9,6 @@ that the ordinary backward pass leaves the output's gradient in the leaf's `.gra
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable imports the compiler at once
 from torch.utils.hooks import RemovableHandle
 
+from whet import compiling
 from whet.errors import NotApplicable
 from whet.modes import match
 
@@ -205,9 +205,7 @@ class Shift:
         return torch.ones(shape, dtype=torch.bool, device=output.device)
 
 
-# A compiled model does not see hooks that come later, so they are put in place before (`build`),
-# as functions of a module, which copies and pickles of a model can carry; what they do is looked
-# up by module. Here the graph breaks: a delta belongs to ids, which a graph cannot know.
+# Hook points in the way of whet.compiling: a delta belongs to ids, which a graph cannot know.
 _STANDING: WeakKeyDictionary[nn.Module, list[Shift]] = WeakKeyDictionary()
 
 
@@ -224,6 +222,12 @@ def hook_points(model: nn.Module, embeddings: Sequence[nn.Module]) -> list[Remov
     return new
 
 
+def make_ready(model: nn.Module, embeddings: Sequence[nn.Module]) -> None:
+    """Hook points that stay, also in a model that was compiled, and called, before."""
+    if hook_points(model, embeddings):
+        compiling.forget_graphs()
+
+
 @_disable_dynamo
 def _arrived(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
     for shift in _STANDING.get(model, ()):
@@ -237,11 +241,6 @@ def _returned(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tens
         if module in shift.embeddings:
             output = shift.added(module, args[0] if args else kwargs["input"], output)
     return output
-
-
-def _untraced(hook: Any) -> Any:
-    # a compiler would burn the list of calls into its graph; without one, its import is spared
-    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook
 
 
 def _same(known: Tensor, ids: Tensor) -> bool:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
-from whet import modes, nesting
+from whet import modes, nesting, objectives
 from whet.method import Method
+from whet.objectives import Objective
 from whet.predict import ModelPredictor, Predictor
 from whet.training import Training
+
+if TYPE_CHECKING:
+    from whet.task import Task
 
 
 @contextmanager
@@ -30,6 +35,17 @@ def evaluating(run: Training, active: Sequence[Method]) -> Iterator[None]:
                 stack.enter_context(method.evaluating(run))
                 run.views.append(method.view)
         yield
+
+
+def can_judge(task: Task, objective: Objective) -> bool:
+    """Whether the select part says anything while a stage trains with this objective.
+
+    The task's parts are judged by the task's kind of target; a stage that pre-trains with another
+    kind, or without targets, has nothing to be judged by.
+    """
+    here = objective.family.name
+    same = here == objectives.make(task.objective).family.name
+    return task.select is not None and same and here != "embedding"
 
 
 def _end(run: Training) -> None:

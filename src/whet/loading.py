@@ -7,9 +7,8 @@ of workers changes nothing.
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +18,8 @@ from torch.utils.data import DataLoader
 from whet import seeding
 from whet.batch import Batch
 from whet.errors import InputError
-from whet.rows import Arrays, Collate, Rows, Samples, open_rows, seed_all
+from whet.rows import Arrays, Collate, Rows, Samples, open_rows
+from whet.streams import StreamLoader
 
 
 class _Order:
@@ -35,6 +35,9 @@ class _Order:
         return len(self.plan)
 
 
+Own = Callable[[Tensor, list[int]], tuple[Tensor, list[int]]]
+
+
 class Epochs(Protocol):
     """What the engine reads: batches by epoch, from any batch of it."""
 
@@ -44,6 +47,12 @@ class Epochs(Protocol):
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, beginning with batch `start`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the source says it stands; empty where batches are found by their number."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Enter the epoch at that place when it is next asked for."""
 
 
 class RowLoader:
@@ -56,12 +65,17 @@ class RowLoader:
         purpose: who reads; each purpose has an order of its own.
         shuffle: whether to shuffle.
         drop_last: leave out a last batch that is not full.
-        workers: processes that fetch samples (Datasets only).
+        workers: processes that fetch samples (Datasets only); they change nothing but the speed.
+        prefetch: batches that each worker keeps ready.
+        pin: a thread copies the workers' batches into page-locked memory, from which a copy to an
+            accelerator goes on beside its computing. Without workers there is no such thread, and
+            copying twice in this one would gain nothing.
     """
 
     def __init__(
         self, rows: Rows, batch_size: int, seed: int = 0, purpose: str = "train",
-        *, shuffle: bool = True, drop_last: bool = False, workers: int = 0,
+        *, shuffle: bool = True, drop_last: bool = False, workers: int = 0, prefetch: int = 2,
+        pin: bool = False,
     ) -> None:  # fmt: skip
         if len(rows) == 0:
             raise InputError(f"the data to {purpose} on is empty: it has no rows.")
@@ -73,9 +87,11 @@ class RowLoader:
                 "smaller batch_size or drop_last=False."
             )
         self.rows, self.batch_size, self.seed, self.purpose = rows, batch_size, seed, purpose
-        self.shuffle, self.drop_last, self.workers = shuffle, drop_last, workers
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.workers, self.prefetch, self.pin = workers, prefetch, pin
         self._sampler = _Order()
         self._pool: DataLoader[Any] | None = None
+        self.own: Own | None = None  # of a batch's samples, those that this process fetches
 
     @property
     def batches(self) -> int:
@@ -99,119 +115,101 @@ class RowLoader:
             return
         base = seeding.key(self.seed, self.purpose, "sample", number)
         keyed = (_keyed(base, at, order[at : at + size]) for at in spots)
+        if self.own is not None:
+            keyed = (self.own(*pair) for pair in keyed)
         if self.workers == 0:
             for rows, keys in keyed:
                 yield self.rows.fetch(rows, keys)
             return
         plan = list(keyed)
         self._sampler.plan = [list(zip(rows.tolist(), keys, strict=True)) for rows, keys in plan]
-        for (rows, _), raw in zip(plan, self._open_pool(self.rows), strict=True):
-            yield Batch.of(raw, indices=rows)
+        try:
+            for (rows, _), raw in zip(plan, self._open_pool(self.rows), strict=True):
+                yield Batch.of(raw, indices=rows)
+        except Exception:
+            if self._pool is not None and not _alive(self._pool):
+                self._pool = None  # the next epoch starts new workers
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: batches are found by their number."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do: batches are found by their number."""
 
     def _open_pool(self, rows: Samples) -> DataLoader[Any]:
         if self._pool is None:
             self._pool = DataLoader(
                 rows.seeded, batch_sampler=self._sampler, num_workers=self.workers,
-                collate_fn=rows.collate, persistent_workers=True,
+                collate_fn=rows.collate, persistent_workers=True, prefetch_factor=self.prefetch,
+                pin_memory=self.pin, generator=torch.Generator(),  # else it draws from the user's
             )  # fmt: skip
         return self._pool
+
+
+def _alive(pool: DataLoader[Any]) -> bool:
+    workers = getattr(pool._iterator, "_workers", ())
+    return all(worker.is_alive() for worker in workers)
 
 
 def _keyed(base: int, at: int, rows: Tensor) -> tuple[Tensor, list[int]]:
     return rows, [seeding.mix(base, at + n) for n in range(len(rows))]
 
 
-class StreamLoader:
-    """A ready DataLoader or an iterable Dataset, in its user's own order.
+class Fixed:
+    """The first batches of a loader's first epoch, in every epoch again: what `overfit` trains on.
 
-    The generators that an order and an augmentation draw from, unless they are the user's own,
-    are seeded by position. Entering an epoch in the middle replays its beginning, which is not
-    promised to the bit: a source may have state that nobody sees.
-
-    Args:
-        source: the DataLoader or iterable Dataset.
-        batch_size, drop_last, collate: of an iterable Dataset; a DataLoader has its own.
-        seed: the run's seed.
-        purpose: who reads. Only `train` moves the source's own generators and epoch.
+    They are read once, so that they are the same rows under the same augmentation.
     """
 
-    def __init__(
-        self, source: Any, batch_size: int, seed: int = 0, purpose: str = "train",
-        *, drop_last: bool = False, collate: Collate | None = None,
-    ) -> None:  # fmt: skip
-        if isinstance(source, DataLoader):
-            # a twin: the workers of one DataLoader would leave its live iterator for a second one
-            self.source = copy.copy(source)
-            self.source._iterator = None
-        else:
-            self.source = DataLoader(
-                source, batch_size=batch_size, drop_last=drop_last, collate_fn=collate
-            )
-        self.seed, self.purpose = seed, purpose
-        if self.batches == 0:
-            raise self._empty()
+    def __init__(self, loader: Epochs, count: int) -> None:
+        self.kept = list(islice(loader.epoch(0), count))
 
     @property
-    def batches(self) -> int | None:
-        """Batches in an epoch; None for an iterable Dataset without a length."""
-        try:
-            return len(self.source)
-        except TypeError:
-            return None
+    def batches(self) -> int:
+        """Batches in an epoch."""
+        return len(self.kept)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, beginning with batch `start`."""
-        own = [] if self.purpose == "train" else [(g, g.get_state()) for g in self._generators()]
-        if self.purpose == "train":
-            owners: list[Any] = [self.source.sampler, self.source.batch_sampler]
-            for owner in (*owners, self.source.dataset):
-                if hasattr(owner, "set_epoch"):
-                    owner.set_epoch(number)
-        try:
-            yield from self._read(seeding.key(self.seed, self.purpose, "order", number), start)
-        finally:
-            for generator, state in own:
-                generator.set_state(state)
+        """The batches, copied: a model may change its input in place."""
+        for batch in self.kept[start:]:
+            yield batch.map(torch.clone)
 
-    def _read(self, key: int, start: int) -> Iterator[Batch]:
-        seed_all(key)
-        batches = iter(self.source)
-        for at in itertools.count():
-            seed_all(seeding.mix(key, at))
-            try:
-                raw = next(batches)
-            except StopIteration:
-                if at == 0:
-                    raise self._empty() from None
-                return
-            if at >= start:
-                yield Batch.of(raw)
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: batches are found by their number."""
+        return {}
 
-    def _generators(self) -> list[torch.Generator]:
-        chain = (self.source, self.source.sampler, self.source.batch_sampler)
-        found = [getattr(owner, "generator", None) for owner in chain]
-        return [one for one in found if isinstance(one, torch.Generator)]
-
-    def _empty(self) -> InputError:
-        return InputError(
-            f"the loader to {self.purpose} on gives no batch: it is empty (or drop_last left "
-            "nothing of it)."
-        )
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do: batches are found by their number."""
 
 
 def open_loader(
     data: Any, batch_size: int, seed: int = 0, purpose: str = "train", *, shuffle: bool = True,
-    drop_last: bool = False, workers: int = 0, collate: Collate | None = None,
+    drop_last: bool = False, workers: int = 0, collate: Collate | None = None, prefetch: int = 2,
+    pin: bool = False,
 ) -> Epochs:  # fmt: skip
     """A loader for whatever the user has.
+
+    Raises:
+        InputError: nothing can be read, or workers are asked for where they cannot be exact.
 
     >>> loader = open_loader((torch.zeros(10, 2), torch.zeros(10)), batch_size=4)
     >>> [batch.size for batch in loader.epoch(0)]
     [4, 4, 2]
     """
     rows = open_rows(data, collate, f"the data to {purpose} on")
-    if rows is None:
-        return StreamLoader(data, batch_size, seed, purpose, drop_last=drop_last, collate=collate)
-    return RowLoader(
-        rows, batch_size, seed, purpose, shuffle=shuffle, drop_last=drop_last, workers=workers
-    )
+    if rows is not None:
+        return RowLoader(
+            rows, batch_size, seed, purpose, shuffle=shuffle, drop_last=drop_last, workers=workers,
+            prefetch=prefetch, pin=pin,
+        )  # fmt: skip
+    if workers:
+        own = isinstance(data, DataLoader)
+        raise InputError(
+            f"workers={workers}, but the data to {purpose} on is a {type(data).__name__}, which "
+            + ("has workers of its own: set its num_workers." if own else
+               "alone knows how its rows are parted among workers: wrap it in a "
+               "DataLoader(..., num_workers=...) and leave out workers=.")
+        )  # fmt: skip
+    return StreamLoader(data, batch_size, seed, purpose, drop_last=drop_last, collate=collate)

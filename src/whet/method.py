@@ -136,6 +136,12 @@ class Method:
         """Wrap one micro-batch's backward."""
         inner(forward)
 
+    def absent(self, run: Training) -> None:
+        """In place of forward and backward, where other processes have the micro-batch's rows.
+
+        Who adds something up over the processes in those moments adds nothing to it here.
+        """
+
     def gradients(self, run: Training, window: Window, inner: InnerWindow) -> None:
         """Wrap the whole accumulation window."""
         inner(window)
@@ -163,6 +169,10 @@ class Method:
     def predictor(self, run: Training, inner: Callable[[], Predictor]) -> Predictor:
         """What is judged and exported."""
         return inner()
+
+    def readings(self) -> Mapping[str, float]:
+        """Numbers of the last update for the log, by name; may wait for the device."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values from which `load_state_dict` continues to the bit."""
@@ -235,8 +245,9 @@ class Method:
         method = cls(**plain)
         settings.check(method, method.key)
         if given.get("label"):
-            method = method.labelled(given["label"])
-        return method.during(*given["during"]) if given.get("during") else method
+            method = method.labelled(settings.text(given["label"], f"{cls.name}: label"))
+        span = given.get("during")
+        return method.during(*settings.pair(span, f"{cls.name}: during")) if span else method
 
     def __repr__(self) -> str:
         shown = [

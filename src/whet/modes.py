@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from whet.errors import CheckpointError, InputError
+from whet.errors import CheckpointError, InputError, NotApplicable
 
 
 @contextmanager
@@ -93,6 +93,12 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     return [module for module in model.modules() if _wholly(module, frozen)]
 
 
+def frozen(model: nn.Module) -> list[nn.Module]:
+    """The modules whose parameters all stand still, by whoever's hand."""
+    still = {id(p) for p in model.parameters() if not p.requires_grad}
+    return [module for module in model.modules() if _wholly(module, still)]
+
+
 def _wholly(module: nn.Module, frozen: set[int]) -> bool:
     parameters = list(module.parameters())
     return bool(parameters) and all(id(p) in frozen for p in parameters)
@@ -103,6 +109,18 @@ def train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
     model.train()
     for module in frozen:
         module.eval()
+
+
+@contextmanager
+def training_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> Iterator[None]:
+    """Training mode for all but the frozen modules; each goes back to the mode it had."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        train_mode(model, frozen)
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def copy_buffers(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -120,6 +138,25 @@ def put_back(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 def wide(tensor: Tensor) -> Tensor:
     """In float32 at least: the steps of an average are below half precision's resolution."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def sharded(model: nn.Module) -> list[str]:
+    """Names of the parameters of which each process holds a part (FSDP2, parallel plans)."""
+    return [name for name, p in model.named_parameters() if hasattr(p, "full_tensor")]
+
+
+def check_whole(model: nn.Module, who: str) -> None:
+    """Refuse sharded weights to who puts others in their place.
+
+    Raises:
+        NotApplicable: the model's weights are sharded.
+    """
+    if names := sharded(model):
+        raise NotApplicable(
+            who, f"the weights are sharded ({names[0]}, ...), and FSDP's gathered copies of them "
+            "do not notice when others are put in their place: the next forward would be with the "
+            "wrong ones. Train a model that each process holds whole."
+        )  # fmt: skip
 
 
 @contextmanager

@@ -140,8 +140,26 @@ class Interval:
         self.backward = wrap(run, methods, "backward", backward)
         self.gradients = wrap(run, methods, "gradients", gradients)
         self.step = wrap(run, methods, "step", step)
+        self.methods = methods
         self.before_update = [m.before_update for m in methods if overrides(m, "before_update")]
         self.after_update = [m.after_update for m in methods if overrides(m, "after_update")]
+
+    def micro(self, run: Any, batch: Any) -> None:
+        """One micro-batch forward and back, or what stands in for it where it has no rows."""
+        if batch.size:
+            self.backward(self.forward(batch))
+        else:
+            for method in self.methods:
+                method.absent(run)
+
+
+def innermost(objective: Method, run: Any) -> Moment:
+    """The objective's forward, which asks nobody."""
+
+    def unreachable(batch: Any) -> Any:
+        raise AssertionError("the objective is innermost")
+
+    return bind(objective.forward, run, unreachable)
 
 
 def explain(objective: Method, methods: Sequence[Method]) -> str:

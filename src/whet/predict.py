@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from whet import compiling, objectives, parsing
 from whet import metrics as measures
-from whet import objectives
 from whet.batch import Batch
 from whet.errors import CheckpointError, InputError
 from whet.modes import evaluation_mode
 from whet.objectives.families import Family, family
 from whet.training import Training
+from whet.world import World
 
 State = dict[str, Tensor]
 
@@ -68,24 +69,36 @@ class Predictor(ABC):
         """A predictor from a file, with a model of the same architecture."""
         from safetensors import SafetensorError, safe_open
 
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         try:
             with safe_open(str(path), framework="pt") as file:
-                about = json.loads((file.metadata() or {})["whet"])
-                states: list[State] = [{} for _ in range(about["members"])]
-                for key in file.keys():  # noqa: SIM118 - not a mapping
-                    at, name = key.split("/", 1)
-                    states[int(at)][name] = file.get_tensor(key).to(device)
-        except (SafetensorError, KeyError, OSError) as error:
+                kind, states = _members(file)
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
             raise CheckpointError(f"{path} is no predictor that whet saved: {error}") from error
-        _check_architecture(model, states[0], path)
-        made = [ModelPredictor(model, state, family(about["family"])) for state in states]
+        for state in states:
+            _check_architecture(model, state, path)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        placed = [{name: tensor.to(device) for name, tensor in state.items()} for state in states]
+        made = [ModelPredictor(model, state, kind) for state in placed]
         return made[0] if len(made) == 1 else MeanPredictor(made)
 
 
+def _members(file: Any) -> tuple[Family, list[State]]:
+    """The family and the members' weights; their names are checked before any is read."""
+    about = parsing.values((file.metadata() or {})["whet"])
+    keys = {key: key.partition("/") for key in file.keys()}  # noqa: SIM118 - not a mapping
+    count = about["members"]
+    numbers = sorted({number for number, _, _ in keys.values()} or {"0"})
+    if numbers != sorted(map(str, range(min(count, len(keys) + 1)))):
+        raise ValueError(f"its header says {count} members; it holds {numbers[:6]}")
+    states: dict[str, State] = {number: {} for number in numbers}
+    for key, (number, _, name) in keys.items():
+        states[number][name] = file.get_tensor(key)
+    return family(str(about["family"])), [states[number] for number in sorted(numbers, key=int)]
+
+
 def _check_architecture(model: nn.Module, state: State, path: object) -> None:
-    have = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    want = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    have = {name: _form(tensor) for name, tensor in model.state_dict().items()}
+    want = {name: _form(tensor) for name, tensor in state.items()}
     if have != want:
         odd = [name for name in sorted(have | want) if have.get(name) != want.get(name)]
         told = [f"{name} {want.get(name, 'missing')} ({have.get(name, 'none')})" for name in odd]
@@ -93,6 +106,11 @@ def _check_architecture(model: nn.Module, state: State, path: object) -> None:
             f"{path} fits another model; in the file (and in this model): "
             f"{', '.join(told[:6])}. Build the model that was trained."
         )
+
+
+def _form(tensor: Tensor) -> str:
+    """Shape, and type unless it is real: reals of another precision fit, integers do not."""
+    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else f' {tensor.dtype}'}"
 
 
 class ModelPredictor(Predictor):
@@ -119,7 +137,8 @@ class ModelPredictor(Predictor):
         device = next(iter(self.state.values())).device if self.state else torch.device("cpu")
         inputs = batch.to(device).inputs
         args, kwargs = _arguments(inputs)
-        with torch.no_grad(), evaluation_mode(self.model), self.autocast():
+        uncompiled = compiling.as_written()  # in each call, a graph would meet other weights
+        with torch.no_grad(), uncompiled, evaluation_mode(self.model), self.autocast():
             # not tied: weights that are one in the model may come from a file as two
             output = functional_call(self.model, self.state, args, kwargs, tie_weights=False)
         return self.family.probabilities(objectives.logits(output).float())
@@ -161,11 +180,19 @@ class MeanPredictor(Predictor):
         return total / len(self.predictors)
 
 
-def predict(predictor: Predictor, batches: Iterable[Batch]) -> tuple[Any, Any]:
-    """Probabilities and targets of all items that have a target, as numpy arrays."""
-    probabilities, targets = [], []
+def predict(
+    predictor: Predictor, batches: Iterable[Batch], world: World | None = None
+) -> tuple[Any, Any]:
+    """Probabilities and targets of all items that have a target, as numpy arrays.
+
+    In a `world` each process is given its rows of every batch, and gets those of all.
+    """
+    probabilities: list[Tensor | None] = []
+    targets: list[Tensor | None] = []
     for batch in batches:
-        if batch.targets is None:
+        if batch.targets is None or batch.size == 0:
+            probabilities.append(None)
+            targets.append(None)
             continue
         output, truth = predictor.family.align(predictor(batch).cpu(), batch.targets.cpu())
         mask = predictor.family.item_mask(truth)
@@ -176,24 +203,28 @@ def predict(predictor: Predictor, batches: Iterable[Batch]) -> tuple[Any, Any]:
             mask = mask & rows[:, None]
         probabilities.append(output if mask is None else output[mask])
         targets.append(truth if mask is None else truth[mask])
-    if not targets:
+    everybody = World() if world is None else world
+    found, truths = everybody.joined(probabilities), everybody.joined(targets)
+    if not truths:
         raise InputError("there is nothing to evaluate on: no row of the data has a target.")
-    return (torch.cat(probabilities).double().numpy(), np.asarray(torch.cat(targets)))
+    return (torch.cat(found).double().numpy(), np.asarray(torch.cat(truths)))
 
 
 def evaluate(
-    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None
-) -> dict[str, float]:
+    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None,
+    world: World | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Metrics of a predictor; the family's defaults where none are named."""
-    return measures.evaluate(wanted(predictor, metrics), *predict(predictor, batches))
+    return measures.evaluate(wanted(predictor, metrics), *predict(predictor, batches, world))
 
 
 def score(
-    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None
-) -> float:
+    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None,
+    world: World | None = None,
+) -> float:  # fmt: skip
     """The deciding metric, which is the first one; more is better."""
     decisive = wanted(predictor, metrics)[:1]
-    [value] = measures.evaluate(decisive, *predict(predictor, batches)).values()
+    [value] = measures.evaluate(decisive, *predict(predictor, batches, world)).values()
     return value if decisive[0].higher_is_better else -value
 
 

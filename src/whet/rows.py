@@ -121,7 +121,7 @@ def seed_all(key: int) -> None:
 
 
 @contextmanager
-def _kept() -> Iterator[None]:
+def kept_generators() -> Iterator[None]:
     """Torch's, Python's and numpy's generators put back."""
     state = np.random.get_state()  # noqa: NPY002
     with seeding.borrowed():
@@ -167,7 +167,9 @@ class Samples:
     def fetch(self, rows: Tensor, keys: Sequence[int]) -> Batch:
         """The collated batch of these rows, each drawn under its own key."""
         pairs = zip(rows.tolist(), keys, strict=True)
-        with _kept():  # once for the batch: keeping numpy's costs more than seeding a sample
+        with (
+            kept_generators()
+        ):  # once for the batch: keeping numpy's costs more than seeding a sample
             raw = self.collate([self.seeded[pair] for pair in pairs])
         return Batch.of(raw, indices=rows)
 

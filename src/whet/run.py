@@ -9,13 +9,16 @@ from typing import Any, Self
 
 import torch
 
-from whet import callback, modes, objectives, optim, resume, seeding, settings
+from whet import callback, diagnosis, judging, logs, modes, optim, resume, seeding, settings
 from whet import device as devices
 from whet import predict as prediction
+from whet import reducing as processes
 from whet.batch import Batch
 from whet.callback import CallbackLike
-from whet.loading import Epochs, open_loader
+from whet.keeping import AUTO, Keeper
+from whet.loading import Epochs, Fixed, open_loader
 from whet.predict import Predictor, model_state
+from whet.sharding import share
 from whet.stack import Stack
 from whet.stage import Recipe, Stage
 from whet.task import Task
@@ -37,13 +40,22 @@ class Run:
         recipe: a Recipe, or one Stage.
         seed: decides, with the position, everything random.
         folder: where checkpoints go; None keeps nothing. A run that finds its own checkpoint
-            there continues from it.
-        device: `auto`, `cpu` or `cuda`.
+            there continues from it, and SIGTERM leaves one before `fit` ends with code 143.
+        device: `auto`, `cpu` or `cuda`; of each process that `torchrun` started.
         precision: `fp32`, `bf16` or `fp16` (needs CUDA).
         evaluate_every: updates between evaluations on the select part; None for stage ends only.
-        checkpoint_every: updates between checkpoints; None for stage ends only.
-        keep: how many checkpoints stay.
+        checkpoint_every: updates between checkpoints; "auto" spaces them by time, so that they
+            cost at most 5 % of training; None for stage ends only.
+        keep: how many of the newest checkpoints stay, beside the ends of stages.
+        keep_best: how many of the best by the deciding metric on the select part stay, too.
+        keep_at: updates at which a checkpoint is written that stays, for branches to begin from.
+        on_change: `refuse` a checkpoint of a changed recipe, or `continue` with the new one.
         callbacks: told how the run goes; a plain function is called after each update.
+        log: beside a bar, and metrics.csv in the folder: `"tensorboard"`, `"wandb"`, `"mlflow"`,
+            Logs, loggers of Fabric or Lightning, or a list of them; None logs and shows nothing.
+        overfit: train on so many fixed batches only, and report whether their loss goes to 0.
+        profile: trace so many updates with torch's profiler into the folder.
+        anomaly: name the operation whose backward gives the first NaN; several times slower.
 
     >>> task = Task(torch.nn.Linear(2, 2), (torch.ones(8, 2), torch.zeros(8, dtype=torch.long)))
     >>> run = Run(task, Stage(updates=3, batch_size=4)).fit()
@@ -54,12 +66,13 @@ class Run:
     def __init__(
         self, task: Task, recipe: Recipe | Stage, seed: int = 0, *,
         folder: str | Path | None = None, device: str = "auto", precision: str = "fp32",
-        evaluate_every: int | None = None, checkpoint_every: int | None = None, keep: int = 2,
-        callbacks: Iterable[CallbackLike] = (),
+        evaluate_every: int | None = None, checkpoint_every: int | str | None = AUTO,
+        keep: int = 2, keep_best: int = 0, keep_at: Iterable[int] = (), on_change: str = "refuse",
+        callbacks: Iterable[CallbackLike] = (), log: Any = (), overfit: int | None = None,
+        profile: int | None = None, anomaly: bool = False,
     ) -> None:  # fmt: skip
-        settings.at_least_one(
-            evaluate_every=evaluate_every, checkpoint_every=checkpoint_every, keep=keep
-        )
+        settings.at_least_one(evaluate_every=evaluate_every)
+        self.keeper = Keeper(task, checkpoint_every, keep, keep_best, keep_at, on_change)
         self.device = devices.pick(device)
         devices.check(self.device, precision)
         self.task, self.seed = task, seed
@@ -67,8 +80,12 @@ class Run:
         self.recipe.check()
         self.folder = Path(folder) if folder is not None else None
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
-        self.keep, self.callbacks, self.precision = keep, callback.made(callbacks), precision
-        self.scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
+        self.precision, self.overfit = precision, overfit
+        self.world = processes.join(self.device, task.model)
+        self.callbacks = callback.made(callbacks) + logs.chosen(log, self.folder)
+        self.callbacks += diagnosis.made(self, overfit, profile, anomaly)
+        self.callbacks = self.callbacks if self.world.leads else []
+        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self.fabric = devices.open_fabric(self.device, precision, self.scaler)
         self.module = task.model.to(self.device)
         self._trainable = {n: p.requires_grad for n, p in self.module.named_parameters()}
@@ -92,6 +109,7 @@ class Run:
         return open_loader(
             data, stage.batch_size, seeding.key(self.seed, self.stage_number), purpose,
             drop_last=stage.drop_last, workers=stage.workers, collate=self.task.collate,
+            prefetch=stage.prefetch, pin=stage.pin_memory and self.device.type == "cuda",
         )  # fmt: skip
 
     def _enter(self, stage: Stage) -> None:
@@ -101,20 +119,25 @@ class Run:
         modes.train_mode(self.module, frozen)
         self.loader = self._loader(stage, "train")
         length = stage.length(self.loader.batches)
+        if self.overfit is not None:
+            self.loader = Fixed(self.loader, self.overfit)
         self.stack = Stack(
             self.module, self.task.objective if stage.objective is None else stage.objective,
             self.recipe.methods_of(stage), scaler=self.scaler, updates=length,
             resources=self.task.resources, seed=self.seed, stage=self.stage_number,
             backward=None if self.fabric is None else self.fabric.backward,
             optimizer=lambda parameters: optim.optimizer(stage.optimizer, parameters),
-            loader=lambda purpose: self._loader(stage, purpose),
+            loader=lambda purpose: self.loader if self.overfit else self._loader(stage, purpose),
+            micro_batch=stage.micro_batch, world=self.world,
         )  # fmt: skip
         run = self.stack.run
         if self.fabric is not None:
             run.model = self.fabric.setup_module(self.module)
             run.autocast = self.fabric.autocast
         run.heads.to(self.device)
-        self._judges = self._has_judgement()
+        processes.begin(run, stage.micro_batch)
+        self.stack.micro.notes = self.notes
+        self._judges = judging.can_judge(self.task, self.stack.objective)
         run.score = self._score if self._judges else None
         self.stack.carry(self._carried)
         self.stack.set_scheduler(optim.schedule(stage.schedule, self.stack.optimizer, length))
@@ -137,11 +160,17 @@ class Run:
         for name, head in heads.items():
             if name in self.stack.run.heads and name in kept:
                 self.stack.run.heads[name].load_state_dict(head.state_dict())
+        for each in self.callbacks:
+            each.entered(self)
 
     # the loop --------------------------------------------------------------------------------
     def fit(self, until: int | None = None) -> Self:
-        """Train to the end of the recipe, or until so many updates have happened in all."""
-        with callback.telling(self):
+        """Train to the end of the recipe, or until so many updates have happened in all.
+
+        Raises:
+            Terminated: SIGTERM came; what was trained is saved, where the run has a folder.
+        """
+        with callback.telling(self), self.keeper.training(), self.world.failing():
             return self._fit(until)
 
     def _fit(self, until: int | None) -> Self:
@@ -153,14 +182,14 @@ class Run:
                 continue
             self._train_stage(until)
         self.stack.settle()
-        if self.folder is not None and self._saved_at != self.updates:
+        if self.folder is not None and self.keeper.saved_at != self.updates:
             self.save()
         return self
 
     def _train_stage(self, until: int | None) -> None:
         run = self.stack.run
         total = run.total or 0
-        for batches in self._windows():
+        for batches in self.keeper.heeding(self, self._windows()):
             happened = self._update(batches)
             if happened:
                 self._due(run.updates >= total)
@@ -170,7 +199,7 @@ class Run:
     def _windows(self) -> Iterator[list[Batch]]:
         run, size = self.stack.run, self.stage.accumulate
         while True:
-            batches = self.loader.epoch(run.epoch, self.offset)
+            batches = share(self.loader, self.world).epoch(run.epoch, self.offset)
             while window := list(islice(batches, size)):
                 seen, known = self.offset + len(window), self.loader.batches
                 self._last = known is not None and seen >= known
@@ -198,15 +227,8 @@ class Run:
     def _due(self, ended: bool) -> None:
         if self._judges and (ended or _divides(self.evaluate_every, self.updates)):
             self._note(self.evaluate("select"))
-        if self.folder is not None and (ended or _divides(self.checkpoint_every, self.updates)):
+        if self.folder is not None and self.keeper.due(self, ended):
             self.save()
-
-    def _has_judgement(self) -> bool:
-        # the task's parts are judged by the task's kind of target; a stage that pre-trains with
-        # another kind, or without targets, has nothing to be judged by
-        here = self.stack.objective.family.name
-        same = here == objectives.make(self.task.objective).family.name
-        return self.task.select is not None and same and here != "embedding"
 
     def _note(self, metrics: dict[str, float]) -> None:
         self.stack.evaluated(metrics)
@@ -222,27 +244,27 @@ class Run:
 
     def evaluate(self, part: str = "judge") -> dict[str, float]:
         """Metrics on a part of the task: `select`, `judge` or `train`."""
-        return prediction.evaluate(self.predictor(), self.batches(part), self.task.metrics)
+        judged = (self.predictor(), self.batches(part), self.task.metrics, self.world)
+        return prediction.evaluate(*judged)
 
     def batches(self, part: str) -> Iterator[Batch]:
-        """The rows of a part in their own order."""
+        """The rows of a part in their own order; of several processes each has its share."""
         loader = open_loader(
             self.task.part(part), max(self.stage.batch_size, 256), self.seed, part,
             shuffle=False, collate=self.task.collate,
         )  # fmt: skip
-        return loader.epoch(0)
+        return share(loader, self.world).epoch(0)
 
     def _score(self, predictor: Predictor) -> float:
         """The deciding metric on the select part; more is better."""
-        return prediction.score(predictor, self.batches("select"), self.task.metrics)
+        return prediction.score(predictor, self.batches("select"), self.task.metrics, self.world)
 
     # checkpoints -----------------------------------------------------------------------------
-    _saved_at: int | None = None
     _last: bool = False
 
     def manifest(self) -> dict[str, Any]:
         """What "to the bit" depends on."""
-        return devices.surroundings(self.device, self.precision) | {"seed": self.seed}
+        return devices.surroundings(self.device, self.precision, self.seed, self.world.size)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the run continues from: tensors and plain values."""
@@ -254,25 +276,23 @@ class Run:
         Raises:
             CheckpointError: it belongs to another seed, recipe or set of methods.
         """
-        resume.check(self, state)
+        changed = resume.check(self, state)
         self._carried = {}
-        self.stage_number, self.offset = state["stage"], state["offset"]
+        self.stage_number, self.offset = state["stage"], resume.offset(self, state)
         self._enter(self.stage)
-        resume.restore(self, state)
+        resume.restore(self, state, changed)
 
     def save(self) -> Path:
         """Write a checkpoint, whole or not at all."""
-        place = resume.save(self)
-        self._saved_at = self.updates
+        place = self.keeper.save(self)
         for each in self.callbacks:
             each.saved(self, place)
         return place
 
     def _resume(self) -> None:
-        state = resume.newest(self)
+        state = self.keeper.newest(self)
         if state is not None:
             self.load_state_dict(state)
-            self._saved_at = self.updates
 
 
 def _divides(every: int | None, updates: int) -> bool:

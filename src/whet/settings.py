@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,10 @@ class Range:
         """Whether the value lies in the range."""
         if self.choices:
             return value in self.choices
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             return False
+        if abs(value) > sys.float_info.max and not isinstance(value, float):
+            return False  # a whole number that no float holds
         if self.whole and not float(value).is_integer():
             return False
         above = value > self.low if self.open_low else value >= self.low
@@ -79,12 +82,41 @@ def check(owner: object, name: str) -> None:
     for field in fields(type(owner)):
         allowed: Range | None = field.metadata.get("range")
         value = getattr(owner, field.name)
+        if allowed is None:
+            _check_kind(value, field.default, f"{name}: {field.name}")
         if allowed is None or (value is None and field.metadata.get("optional")):
             continue
         listed = field.metadata.get("several") and isinstance(value, Sequence)
         if not all(allowed.holds(one) for one in (value if listed else [value])):
             verb = "be" if allowed.choices or allowed.whole else "lie in"
             raise InputError(f"{name}: {field.name} is {value!r}; it must {verb} {allowed}.")
+
+
+def _check_kind(value: object, default: object, name: str) -> None:
+    """Without a range, a setting is of its default's kind: a text, several, or yes and no."""
+    several = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    for kind, fits, said in (
+        (str, isinstance(value, str), "a text"),
+        (bool, isinstance(value, bool), "true or false"),
+        (tuple, several, "a list of texts"),
+    ):
+        if isinstance(default, kind) and not fits:
+            raise InputError(f"{name} is {value!r}; it must be {said}.")
+
+
+def text(value: object, name: str) -> str:
+    """The text that a value must be."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {value!r}; it must be a text.")
+    return value
+
+
+def pair(value: object, name: str) -> tuple[float, float]:
+    """The two numbers that a value must be."""
+    held = list(value) if isinstance(value, list | tuple) else []
+    if len(held) != 2 or not all(Range().holds(one) for one in held):
+        raise InputError(f"{name} is {value!r}; it must be two numbers, such as [0.25, 1].")
+    return held[0], held[1]
 
 
 def at_least_one(**counts: int | None) -> None:

@@ -9,18 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whet import judging, nesting, objectives, optim, seeding, spans
+from whet import judging, nesting, objectives, optim, reducing, seeding, spans
 from whet.batch import Batch
 from whet.forward import Forward, Window
 from whet.loading import Epochs, open_loader
 from whet.method import Method
+from whet.microbatches import MicroBatch, MicroBatches
 from whet.predict import Predictor
 from whet.training import Optimizer, Training
 from whet.trouble import LossWatch
-
-
-def _unreachable(batch: Batch) -> Forward:
-    raise AssertionError("the objective is innermost")
+from whet.world import World
 
 
 class Stack:
@@ -30,7 +28,7 @@ class Stack:
     `before_update`, the optimizer's step and `after_update`; each is public.
 
     Args:
-        model: the module; calls go to `model_call` where given (compiled, or wrapped).
+        model: the module, compiled in place or not; or put a compiled callable at `run.model`.
         objective: a name or an Objective.
         methods: Methods in any order; layers nest them.
         optimizer: an optimizer, or a function from parameters to one. It may be set later, when a
@@ -45,6 +43,8 @@ class Stack:
         stage: number of the stage in its recipe.
         backward: sends a loss back, where not by `loss.backward()`.
         loader: from a purpose to a loader of the training data, in place of `data`.
+        world: the processes that train together; a step is given this one's rows.
+        micro_batch: rows at most that are forwarded at a time, or `auto`; see `MicroBatches`.
 
     Raises:
         Clash, InputError, NotApplicable: before training begins.
@@ -66,7 +66,8 @@ class Stack:
         scaler: torch.amp.GradScaler | None = None, updates: int | None = None, data: Any = None,
         batch_size: int = 64, resources: Mapping[str, Any] | None = None, seed: int = 0,
         stage: int = 0, backward: Callable[[Tensor], None] | None = None,
-        loader: Callable[[str], Epochs] | None = None,
+        loader: Callable[[str], Epochs] | None = None, micro_batch: MicroBatch = None,
+        world: World | None = None,
     ) -> None:  # fmt: skip
         def train(purpose: str) -> Epochs:
             return open_loader(data, batch_size, seeding.key(seed, stage), purpose)
@@ -75,9 +76,9 @@ class Stack:
         self.objective = objectives.make(objective)
         self.run = Training(
             model, self.objective, seed=seed, stage=stage, updates=updates, resources=resources,
-            train=loader if data is None else train,
+            train=loader if data is None else train, world=world,
         )  # fmt: skip
-        self.run.scaler, self.run.make_optimizer = scaler, optimizer
+        self.run.scaler, self.run.make_optimizer = optim.enabled(scaler), optimizer
         self.set_scheduler(scheduler)
         self.run.evaluating, self.run.beside = self.evaluating, self.methods
         self.objective.conclude(self.run, self.methods)
@@ -87,7 +88,7 @@ class Stack:
                 self.run.resource(need, method)
             method.build(self.run)
         self._send_back = backward or optim.backward(scaler)
-        self._watch = LossWatch()
+        self._watch, self.micro = LossWatch(), MicroBatches(micro_batch)
         self._active: list[Method] = []
         self._carried: dict[str, Any] = {}
         self._next_cut = spans.NEVER
@@ -136,7 +137,7 @@ class Stack:
                     method.load_state_dict(self._carried.pop(method.key))
         run.walk()
         self._now = nesting.Interval(
-            run, self._active, forward=nesting.bind(self.objective.forward, run, _unreachable),
+            run, self._active, forward=nesting.innermost(self.objective, run),
             backward=self._send, gradients=self._accumulate, step=self._plain_step,
         )  # fmt: skip
 
@@ -157,7 +158,7 @@ class Stack:
         """The micro-batches of one update, on the model's device, with exact totals."""
         several = isinstance(batches, list) and all(isinstance(b, Batch) for b in batches)
         given = batches if several else [Batch.of(batches)]
-        return self.objective.window(given, self.run.device)
+        return reducing.totals(self.objective.window(given, self.run.device), self.run.world)
 
     def _plain_step(self, window: Window) -> None:
         self.gradients(window)
@@ -170,20 +171,17 @@ class Stack:
             NonFiniteLoss: the loss is NaN or infinite; before the update on a CPU, one step late
                 on an accelerator (see `settle`), never where a scaler will skip the step.
         """
-        run = self.run
         if not self._open:
             self.open()
-        run.open_window(window)
-        self._watch.begin(run)
-        self._now.gradients(window)
-        self._watch.end(run)
+        self.micro.gradients(self.run, self._watch, window, self._now.gradients)
+        reducing.finish(self.run, self._watch)
 
     def _accumulate(self, window: Window) -> None:
         run, now = self.run, self._now
         for number, batch in enumerate(window.batches):
             run.open_micro(number, batch, now.forward)
             try:
-                now.backward(now.forward(batch))
+                now.micro(run, batch)
             finally:
                 run.close_micro()
 
@@ -241,6 +239,11 @@ class Stack:
     def loss(self) -> float:
         """The last window's loss."""
         return self._watch.value
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """What the last window's loss is the sum of: the objective's, and each method's term."""
+        return self._watch.terms(self.objective.name)
 
     # what is judged --------------------------------------------------------------------------
     def evaluating(self) -> AbstractContextManager[None]:

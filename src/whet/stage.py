@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whet import methods as catalogue
-from whet import nesting, settings
+from whet import microbatches, nesting, settings
 from whet.errors import InputError
 from whet.method import Method
+from whet.microbatches import MicroBatch
 
 MethodLike = Method | str | Mapping[str, Any]
 
@@ -25,6 +26,9 @@ class Stage:
         optimizer: `"adamw"`, `{"name": "sgd", "lr": 0.1, "momentum": 0.9}`, or a function.
         schedule: `"cosine"`, `{"name": "cosine", "warmup": 0.1}`, a function, or None.
         batch_size: rows per micro-batch.
+        micro_batch: rows at most that are forwarded at a time, where that is fewer; the batch is
+            then cut, and its items weigh the same. `auto` finds the number by running out of
+            memory; see `whet.microbatches.MicroBatches`.
         accumulate: micro-batches per update; the last window of an epoch may be shorter.
         freeze: parameters (names, globs, or modules) that stand still, in evaluation mode.
         objective: where it differs from the task's.
@@ -33,6 +37,8 @@ class Stage:
             of a file that `Predictor.save` wrote.
         drop_last: leave out an epoch's last batch where it is not full.
         workers: processes that fetch samples of a map-style Dataset.
+        prefetch: batches that each worker keeps ready.
+        pin_memory: on CUDA, workers' batches go by way of page-locked memory.
     """
 
     updates: int | None = None
@@ -48,6 +54,9 @@ class Stage:
     starts_from: str = "training"
     drop_last: bool = False
     workers: int = 0
+    prefetch: int = 2
+    pin_memory: bool = True
+    micro_batch: MicroBatch = None
 
     def __post_init__(self) -> None:
         if (self.updates is None) == (self.epochs is None):
@@ -55,7 +64,10 @@ class Stage:
         length = self.updates if self.updates is not None else self.epochs
         if length is None or length <= 0:
             raise InputError(f"a Stage's length is {length}; it must be above 0.")
-        settings.at_least_one(batch_size=self.batch_size, accumulate=self.accumulate)
+        settings.at_least_one(
+            batch_size=self.batch_size, accumulate=self.accumulate, prefetch=self.prefetch
+        )
+        microbatches.check(self.micro_batch)
         _listed(methods=self.methods, freeze=self.freeze)
 
     def length(self, batches: int | None) -> int:

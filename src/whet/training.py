@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from whet import seeding
+from whet import seeding, sharding
 from whet.batch import Batch
 from whet.errors import InputError, UnknownName
 from whet.forward import Forward, Window
 from whet.loading import Epochs
 from whet.rows import Rows, Samples, open_rows
+from whet.world import World
 
 if TYPE_CHECKING:
     from whet.method import Method
@@ -35,17 +36,19 @@ class Training:
         updates: how many updates the stage lasts, None where nobody knows.
         resources: unlabelled data, views, teacher and whatever else methods name in `needs`.
         train: a function from a purpose to a loader of the training data.
+        world: the processes that train together.
     """
 
     def __init__(
         self, model: nn.Module, objective: Objective, *, seed: int = 0, stage: int = 0,
-        rank: int = 0, updates: int | None = None, resources: Mapping[str, Any] | None = None,
-        train: Callable[[str], Epochs] | None = None,
+        updates: int | None = None, resources: Mapping[str, Any] | None = None,
+        train: Callable[[str], Epochs] | None = None, world: World | None = None,
     ) -> None:  # fmt: skip
         self.module = model
         self.model: Callable[..., Any] = model  # the callable: compiled, or wrapped for a device
         self.objective = objective
-        self.seed, self.stage_number, self.rank = seed, stage, rank
+        self.world = World() if world is None else world
+        self.seed, self.stage_number, self.rank = seed, stage, self.world.rank
         self.total = updates
         self.resources = dict(resources or {})
         self.train = train
@@ -56,11 +59,7 @@ class Training:
         self.scaler: torch.amp.GradScaler | None = None
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.score: Callable[[Any], float] | None = None  # of a predictor on the select part
-        self.window = 0
-        self.updates = 0
-        self.micros = 0
-        self.micro = 0
-        self.epoch = 0
+        self.window = self.updates = self.micros = self.micro = self.epoch = 0
         self.judging = False
         self.views: list[str] = []
         self.beside: Sequence[Method] = ()  # all methods of the stack, also outside their spans
@@ -76,7 +75,7 @@ class Training:
         self._update_holds, self._lasting = ExitStack(), False
         self._loaders: dict[str, Epochs] = {}
         self._rows: dict[str, tuple[Rows, dict[int, Tensor]]] = {}
-        self._base = seeding.key(seed, stage, rank)
+        self._base = seeding.key(seed, stage, self.rank)
         self._walked: list[nn.Parameter] | None = None
         self._unheld: list[nn.Parameter] = []
 
@@ -168,6 +167,10 @@ class Training:
         """What the method staged in this window, in order of the micro-batches."""
         return [self._staged[at] for at in sorted(self._staged) if at[0] == method.key]
 
+    def staged_at(self, method: Method, micro: int) -> Any:
+        """What the method staged in a micro-batch of this window; None where it staged nothing."""
+        return self._staged.get((method.key, micro))
+
     def forget_staged(self) -> None:
         """Drop what is staged: a window begins, or its update was skipped."""
         if self._staged:
@@ -221,15 +224,16 @@ class Training:
             raise UnknownName(kind, name, self.resources)
         return self.resources[name]
 
-    def data(self, purpose: str) -> Iterator[Batch]:
-        """A pass of one's own over the training data, never the live iterator."""
+    def data(self, purpose: str, *, share: bool = False) -> Iterator[Batch]:
+        """A pass of one's own over the training data, or this process's `share` of its rows."""
         if self.train is None:
             raise InputError(
                 f"{purpose} reads the training data, and this stack was given none: pass "
                 "data=(inputs, targets), a Dataset or a DataLoader to Stack."
             )
         if purpose not in self._loaders:
-            self._loaders[purpose] = self.train(purpose)
+            every = self.train(purpose)
+            self._loaders[purpose] = sharding.share(every, self.world) if share else every
         for batch in self._loaders[purpose].epoch(0):
             yield batch.to(self.device)
 

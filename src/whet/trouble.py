@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,7 @@ class LossWatch:
     def __init__(self) -> None:
         self._seen: list[Seen] = []  # passes that may not be finite
         self._first: dict[int, float | Tensor] = {}  # each micro-batch's first loss
+        self._terms: list[tuple[str, Tensor, float]] = []  # and what methods added to it
         self._late: tuple[tuple[int, int, int], list[Seen]] | None = None
         self._skipped = 0
         self._buffers: list[tuple[Tensor, Tensor]] = []
@@ -53,7 +54,7 @@ class LossWatch:
     def begin(self, run: Training) -> None:
         """A window begins; on an accelerator the window before it is checked now."""
         self.settle()
-        self._seen, self._first = [], {}
+        self._seen, self._first, self._terms = [], {}, []
         if run.scaler is not None:
             both = (run.module, run.heads)
             self._buffers = [pair for module in both for pair in modes.copy_buffers(module)]
@@ -61,9 +62,19 @@ class LossWatch:
     def saw(self, run: Training, forward: Forward, loss: Tensor) -> None:
         """A pass of a micro-batch: its first one, a replay, or a method's second."""
         value: float | Tensor = loss.item() if at_once(loss) else loss.detach()
-        self._first.setdefault(run.micro, value)
+        if run.micro not in self._first:
+            self._first[run.micro] = value
+            if forward.terms:
+                self._keep_terms(run, forward)
         if isinstance(value, Tensor) or not math.isfinite(value):
             self._seen.append(Seen.of(forward, loss))
+
+    def _keep_terms(self, run: Training, forward: Forward) -> None:
+        # not summed here: that would cost each update what is wanted of few
+        assert run.current is not None
+        for term in forward.terms:
+            share = term.weight * forward.scale / run.current.total(term.per)
+            self._terms.append((term.name, term.values.detach(), share))
 
     def end(self, run: Training) -> None:
         """The window is through; its update has not happened."""
@@ -101,6 +112,25 @@ class LossWatch:
     def value(self) -> float:
         """The window's loss, of the first pass over each micro-batch."""
         return float(sum(float(loss) for loss in self._first.values()))
+
+    def parts(self) -> tuple[float | Tensor, dict[str, Tensor]]:
+        """The window's loss and what methods added to it; an accelerator is not waited for."""
+        added: dict[str, Tensor] = {}
+        for name, values, share in self._terms:
+            added[name] = values.sum() * share + added.get(name, 0.0)
+        return sum(self._first.values()), added
+
+    def replace(self, loss: Tensor, added: Mapping[str, Tensor]) -> None:
+        """Of all processes, in place of this one's."""
+        self._first = {0: loss}
+        self._terms = [(name, value, 1.0) for name, value in added.items()]
+
+    def terms(self, objective: str) -> dict[str, float]:
+        """The parts of `value`: the terms by name, and before them the objective's own losses."""
+        parts: dict[str, float] = {}
+        for name, values, share in self._terms:
+            parts[name] = parts.get(name, 0.0) + float(values.sum()) * share
+        return {objective: self.value - sum(parts.values())} | parts
 
 
 def _check(window: Sequence[Seen], position: tuple[int, int, int]) -> None:

@@ -18,6 +18,9 @@ class Case:
             dropout), or the reason why not.
         trains: False where it does not change training (an observer).
         judged: True where it changes what is judged.
+        processes: with which settings several processes equal one on the same global batches
+            (without batch normalisation and dropout), or the reason why none do; None for what
+            `accumulates` says of the method as it is.
         neutral: changes to `make_run` under which the neutral form is compared.
     """
 
@@ -25,4 +28,12 @@ class Case:
     accumulates: bool | str = True
     trains: bool = True
     judged: bool = False
+    processes: Method | str | None = None
     neutral: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_processes(self) -> Method | str:
+        """The method that several processes train as one does, or why there is none."""
+        if self.processes is not None:
+            return self.processes
+        return self.method if self.accumulates is True else str(self.accumulates)

@@ -130,7 +130,7 @@ def make_run(methods: Sequence[Method] = (), *, seed: int = 0, **changes: Any) -
 
 def make_stack(methods: Sequence[Method] = (), *, coupled: bool = True, **changes: Any) -> Stack:
     """A stack in a plain loop over the fixture."""
-    model = make_model(changes.get("seed", 0), coupled)
+    model = changes.pop("model", None) or make_model(changes.get("seed", 0), coupled)
     given: dict[str, Any] = {
         "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "updates": 6,
         "data": data(), "batch_size": 6, "resources": resources(),

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.contract.fixture import (
     close,
@@ -23,7 +22,8 @@ from tests.contract.fixture import (
     weights,
 )  # fmt: skip
 from tests.contract.found import case, names
-from tests.contract.test_singles import flat, same, schedule, windows
+from tests.contract.test_precision import check_overflows, standing
+from tests.contract.test_singles import same, schedule, windows
 from whet.batch import Batch
 from whet.errors import InputError, NonFiniteLoss
 from whet.predict import Predictor
@@ -117,16 +117,6 @@ class TestPrecisions:
 
 
 class TestOverflow:
-    def state(self, run: Run) -> dict[str, Any]:
-        """All that a skipped update must leave as it is, copied."""
-        kept = {
-            "model": run.module.state_dict(),
-            "methods": run.stack.state_dict()["states"],
-            "optimizer": run.stack.optimizer.state_dict()["state"],
-            "rate": [group["lr"] for group in run.stack.optimizer.param_groups],
-        }
-        return {k: v.clone() if isinstance(v, Tensor) else v for k, v in flat(kept).items()}
-
     def test_a_skipped_update_changes_nothing(self) -> None:
         """The scale is far too large at first; each overflow halves it and leaves all the rest."""
         happened: list[int] = []
@@ -135,20 +125,20 @@ class TestOverflow:
         run.fit(until=1)
         assert run.scaler is not None
         run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**36})
-        before, scale = self.state(run), run.scaler.get_scale()
+        before, scale = standing(run), run.scaler.get_scale()
         batches = windows()[1]
         assert run.stack.step(batches) is False
-        after = self.state(run)
-        assert before.keys() == after.keys()
-        for name, value in before.items():
-            is_tensor = isinstance(value, Tensor)
-            assert torch.equal(value, after[name]) if is_tensor else value == after[name], name
+        assert same(before, standing(run))
         assert run.scaler.get_scale() == scale / 2
         assert (run.stack.run.updates, run.stack.run.window) == (1, 2)
         run.fit()
         assert happened == [1, 2, 3, 4]
         assert run.stack.run.window > 5
         assert all(t.isfinite().all() for t in weights(run.module).values())
+
+    @pytest.mark.parametrize("name", names())
+    def test_it_moves_nothing_of_any_method(self, name: str) -> None:
+        check_overflows(name, "cuda")
 
     def test_a_loss_that_never_is_finite(self) -> None:
         run = on_cuda("fp16")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from whet.batch import Batch
 from whet.errors import InputError
-from whet.loading import Epochs, RowLoader, StreamLoader, open_loader
+from whet.loading import Epochs, Fixed, RowLoader, open_loader
 from whet.rows import Arrays, Samples, as_tensor, open_rows
+from whet.streams import Replayed, StreamLoader
 
 X, Y = torch.arange(20.0).view(10, 2), torch.arange(10) % 3
 
@@ -280,11 +283,83 @@ class TestWorkers:
     @pytest.mark.parametrize("collate", [None, masking])
     def test_their_number_changes_nothing(self, collate: Any) -> None:
         alone = open_loader(Augmented(), 4, seed=5, collate=collate)
-        helped = open_loader(Augmented(), 4, seed=5, collate=collate, workers=2)
-        for epoch in range(2):
-            assert seen(alone, epoch) == seen(helped, epoch)
-            assert seen(alone, epoch, 1) == seen(helped, epoch, 1)
+        for workers, prefetch in ((1, 1), (2, 4)):
+            helped = open_loader(
+                Augmented(), 4, seed=5, collate=collate, workers=workers, prefetch=prefetch
+            )
+            for epoch in range(2):
+                assert seen(alone, epoch) == seen(helped, epoch)
+                assert seen(alone, epoch, 1) == seen(helped, epoch, 1)
         assert seen(alone, 0) != seen(alone, 1)
+
+    def test_an_epoch_is_entered_without_fetching_its_beginning(self) -> None:
+        fetched = torch.zeros(10, dtype=torch.int64).share_memory_()
+
+        class Watched(Augmented):
+            def __getitem__(self, row: int) -> tuple[Tensor, int]:
+                fetched[row] += 1
+                return super().__getitem__(row)
+
+        loader = open_loader(Watched(), 2, seed=5, workers=2)
+        assert isinstance(loader, RowLoader)
+        list(loader.epoch(1, 3))
+        wanted = torch.zeros(10, dtype=torch.int64)
+        wanted[loader.order(1)[6:]] = 1
+        assert torch.equal(fetched, wanted)
+
+    def test_prefetch_and_pinning_reach_the_pool(self) -> None:
+        loader = open_loader(Augmented(), 4, workers=1, prefetch=3, pin=True)
+        assert isinstance(loader, RowLoader)
+        assert isinstance(loader.rows, Samples)
+        pool = loader._open_pool(loader.rows)
+        assert (pool.num_workers, pool.prefetch_factor, pool.pin_memory) == (1, 3, True)
+
+    def test_the_users_generator_is_left_alone_by_the_pool(self) -> None:
+        torch.manual_seed(1)
+        before = torch.default_generator.get_state()
+        list(open_loader(Augmented(), 4, workers=1).epoch(0))
+        assert torch.equal(torch.default_generator.get_state(), before)
+
+    def test_an_error_in_a_worker_leaves_a_loader_that_works(self) -> None:
+        broken = torch.ones(1, dtype=torch.int64).share_memory_()
+
+        class Broken(Augmented):
+            def __getitem__(self, row: int) -> tuple[Tensor, int]:
+                if broken[0] and row == 3:
+                    raise RuntimeError("row 3 is torn")
+                return super().__getitem__(row)
+
+        loader = open_loader(Broken(), 4, workers=2)
+        with pytest.raises(RuntimeError, match="row 3 is torn"):
+            seen(loader)
+        broken[0] = 0
+        assert seen(loader) == seen(open_loader(Augmented(), 4))
+
+    def test_a_killed_worker_is_replaced_in_the_next_epoch(self) -> None:
+        fatal = torch.ones(1, dtype=torch.int64).share_memory_()
+
+        class Fatal(Augmented):
+            def __getitem__(self, row: int) -> tuple[Tensor, int]:
+                if fatal[0] and row == 3:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().__getitem__(row)
+
+        loader = open_loader(Fatal(), 4, workers=1)
+        with pytest.raises(RuntimeError, match=r"worker.*killed|exited unexpectedly"):
+            seen(loader)
+        fatal[0] = 0
+        assert seen(loader) == seen(open_loader(Augmented(), 4))
+
+    @pytest.mark.parametrize(
+        ("source", "words"),
+        [
+            (DataLoader(Augmented()), "is a DataLoader, which has workers of its own: set its"),
+            (Counted(), r"is a Counted, which alone knows.*DataLoader\(\.\.\., num_workers"),
+        ],
+    )
+    def test_where_they_cannot_be_exact_they_are_refused(self, source: Any, words: str) -> None:
+        with pytest.raises(InputError, match=words):
+            open_loader(source, 4, workers=2)
 
     def test_a_pool_left_in_mid_epoch(self) -> None:
         loader = open_loader(Augmented(), 2, workers=2)
@@ -373,7 +448,8 @@ class TestStreams:
 
     def test_entering_in_the_middle_replays_the_beginning(self) -> None:
         loader = open_loader(DataLoader(Augmented(), batch_size=4, shuffle=True), 1)
-        assert seen(loader, 1, 2) == seen(loader, 1)[2:]
+        with pytest.warns(Replayed, match="the 2 before it again.*DataLoader does not say where"):
+            assert seen(loader, 1, 2) == seen(loader, 1)[2:]
 
     def test_reading_aside_leaves_the_live_iterator_alone(self) -> None:
         """Persistent workers serve one iterator: a second one would end the first."""
@@ -447,3 +523,22 @@ def test_kinds_of_loaders() -> None:
     assert isinstance(open_loader(DataLoader(Augmented()), 4), StreamLoader)
     opened = open_rows((X, Y))
     assert open_rows(opened) is opened
+
+
+class TestFixed:
+    def test_the_first_batches_in_every_epoch(self) -> None:
+        loader = open_loader(Augmented(), 4, seed=3)
+        fixed = Fixed(loader, 2)
+        assert fixed.batches == 2
+        assert seen(fixed) == seen(fixed, 7) == seen(loader)[:2]
+        assert seen(fixed, 1, 1) == seen(loader)[1:2]
+
+    def test_no_more_than_there_are(self) -> None:
+        assert Fixed(open_loader((X, Y), 4), 100).batches == 3
+
+    def test_a_model_that_writes_into_its_input_changes_nothing(self) -> None:
+        fixed = Fixed(open_loader((X, Y), 4), 2)
+        before = seen(fixed)
+        for batch in fixed.epoch(0):
+            batch.inputs.zero_()
+        assert seen(fixed) == before

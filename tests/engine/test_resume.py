@@ -146,5 +146,5 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         "sha256": checkpoint._digest(place / "state.pt"),
     }
     (place / "manifest.json").write_text(json.dumps(about))
-    with pytest.raises(Exception, match=r"weights_only|Unsupported|WeightsUnpickler"):
+    with pytest.raises(Exception, match=r"holds other things than tensors"):
         checkpoint.load(place)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from tests.contract.fixture import (
-    companions,
     data,
     equal,
     make_model,
@@ -23,13 +22,14 @@ from tests.contract.fixture import (
 )  # fmt: skip
 from tests.contract.test_singles import same
 from tests.engine.tiny import linear, rows, sgd, tiny
-from whet import callback, checkpoint, methods, seeding
+from whet import callback, checkpoint, seeding
 from whet.batch import Batch
 from whet.errors import CheckpointError, Clash, InputError
 from whet.method import Layer, Method, Resource, method
 from whet.predict import Predictor
 from whet.run import Run
 from whet.stage import Recipe, Stage
+from whet.streams import Replayed
 from whet.task import Task
 from whet.training import Training
 
@@ -481,17 +481,6 @@ class TestPrecision:
         make(tmp_path).fit(until=2)
         assert same(make().fit().state_dict(), make(tmp_path).fit().state_dict())
 
-    @pytest.mark.parametrize("name", methods.registry())
-    def test_every_method_trains_in_bf16(self, name: str) -> None:
-        from tests.contract.found import case
-
-        method = case(name).method.clone()
-        stage = Stage(updates=4, batch_size=6, accumulate=2, optimizer=PLAIN,
-                      methods=[method, *companions([method])])  # fmt: skip
-        run = Run(make_task(), stage, device="cpu", precision="bf16").fit()
-        assert all(t.isfinite().all() for t in weights(run.module).values())
-        assert run.predictor()(Batch.of(data(4, 3))).dtype == torch.float32
-
     def test_refusals(self) -> None:
         with pytest.raises(InputError, match=r"'fp16' needs CUDA; on a CPU use 'bf16' or 'fp32'"):
             run_of(small(), precision="fp16")
@@ -558,10 +547,10 @@ class TestFiles:
 
     def test_a_checkpoint_of_another_recipe(self, tmp_path: Path) -> None:
         run_of(small(), folder=tmp_path).fit(until=2)
-        with pytest.raises(CheckpointError, match="stages 1 and this run 2"):
+        with pytest.raises(CheckpointError, match="stage 1 is new"):
             run_of(small(), Recipe([Stage(updates=4)] * 2), folder=tmp_path)
         frozen = Stage(updates=4, batch_size=4, optimizer=PLAIN, freeze=["bias"])
-        with pytest.raises(CheckpointError, match="optimizer holds other parameters"):
+        with pytest.raises(CheckpointError, match=r"freeze \[\] -> \['bias'\]"):
             run_of(small(), frozen, folder=tmp_path)
 
 
@@ -587,15 +576,22 @@ class TestReadyLoaders:
 
     def test_a_resume_within_an_epoch(self, tmp_path: Path) -> None:
         through = self.run().fit()
-        for until in (1, 2, 4):
-            self.run(folder=tmp_path).fit(until=until)
+        self.run(folder=tmp_path).fit(until=1)
+        continued = self.run(folder=tmp_path)
+        with pytest.warns(Replayed, match="batch 2 of epoch 0 is reached by reading the 2 before"):
+            continued.fit(until=2)
+        self.run(folder=tmp_path).fit(until=4)
         resumed = self.run(folder=tmp_path).fit()
         assert equal(weights(through.module), weights(resumed.module))
 
     def test_a_pause_within_an_epoch(self) -> None:
         through, paused = self.run().fit(), self.run()
-        for until in (1, 4, 5, 7):
-            paused.fit(until=until)
+        paused.fit(until=1)
+        with pytest.warns(Replayed):
+            paused.fit(until=4)
+        paused.fit(until=5)
+        with pytest.warns(Replayed):
+            paused.fit(until=7)
         assert equal(weights(through.module), weights(paused.module))
 
     def test_workers_of_the_engines_own(self) -> None:

@@ -17,6 +17,7 @@ from tests.contract.fixture import data, make_model, make_stack
 from whet import seeding
 from whet.batch import Batch
 from whet.stack import Stack
+from whet.world import World
 
 
 def test_keys_are_64_bits_and_differ() -> None:
@@ -106,7 +107,9 @@ class TestPosition:
 
         found = set()
         for seed, stage, rank, window, micro in product(range(3), repeat=5):
-            run = Training(nn.Linear(1, 1), make("categorical"), seed=seed, stage=stage, rank=rank)
+            run = Training(
+                nn.Linear(1, 1), make("categorical"), seed=seed, stage=stage, world=World(rank, 2)
+            )
             run.window, run.micro = window, micro
             found.add(run.position())
         assert len(found) == 3**5

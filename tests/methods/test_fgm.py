@@ -24,6 +24,7 @@ from whet.stack import Stack
 CASE = Case(
     FGM(epsilon=1.0),
     accumulates="one norm over the table belongs to each micro-batch's own gradient",
+    processes=FGM(epsilon=1.0, across="global"),
 )
 
 PARTS = [Batch.of(data()).take(slice(0, 6)), Batch.of(data()).take(slice(6, 10))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -9,13 +10,42 @@ from pytorch_optimizer import Lookahead as Oracle
 from torch import nn
 
 from tests.contract.case import Case
-from tests.contract.fixture import close, equal, make_model, make_run, make_stack, weights
+from tests.contract.fixture import (
+    close,
+    equal,
+    make_model,
+    make_run,
+    make_stack,
+    make_task,
+    weights,
+)
 from tests.contract.test_singles import windows
 from tests.methods.traps import trap
 from whet.methods.lookahead import Lookahead
+from whet.run import Run
 from whet.stack import Stack
+from whet.stage import Recipe, Stage
 
 CASE = Case(Lookahead(k=2, alpha=0.5))
+
+
+def test_what_a_later_stage_thaws_begins_where_it_is() -> None:
+    """Kept through stages of which each freezes other parts, and resumed in the second."""
+    recipe = Recipe(
+        [Stage(updates=3, batch_size=10, freeze=[part]) for part in ("hidden", "embed")],
+        methods=[Lookahead(k=2, alpha=0.5)],
+    )
+    run = Run(make_task(), recipe, device="cpu", log=None).fit(until=3)
+    before = weights(run.module)
+    run.fit(until=4)  # the fourth in all is the second synchronisation
+    slow = run.stack.state_dict()["states"]["lookahead"]["slow"]
+    assert "embed.weight" not in slow
+    assert torch.equal(run.module.embed.weight, before["embed.weight"])
+    assert torch.equal(slow["hidden.weight"], run.module.hidden.weight)
+    assert not torch.equal(slow["hidden.weight"], before["hidden.weight"])
+    resumed = Run(make_task(), recipe, device="cpu", log=None)
+    resumed.load_state_dict(copy.deepcopy(run.state_dict()))
+    assert equal(weights(run.fit().module), weights(resumed.fit().module))
 
 
 def test_formula() -> None:

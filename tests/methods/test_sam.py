@@ -25,7 +25,7 @@ from whet.objectives.objective import call
 from whet.stack import Stack
 from whet.training import Training
 
-CASE = Case(SAM(rho=0.2))
+CASE = Case(SAM(rho=0.2), processes=SAM(rho=0.2, across="global"))
 
 PARTS = [Batch.of(data()).take(slice(0, 6)), Batch.of(data()).take(slice(6, 10))]
 Net = nn.Module

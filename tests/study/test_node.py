@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import statistics
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import torch
 
 from whet import tasks
 from whet.metrics import METRICS
-from whet.study import node
+from whet.stopping import Terminated
+from whet.study import node, worker
 from whet.study.plan import Node
+from whet.study.store import Store
 from whet.tasks import digits
 
 
@@ -174,3 +178,25 @@ def test_a_row_knows_the_classes_and_the_memory(tmp_path: Path) -> None:
     assert accuracy.item() == pytest.approx(row["metrics"]["judge"]["accuracy"])
     assert confusion.sum(1).tolist() == torch.bincount(digits.task(0).judge[1]).tolist()
     assert row["peak_memory"] is None or row["peak_memory"] > 0
+
+
+def test_a_node_that_is_asked_to_end_leaves_a_checkpoint_and_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM to a worker: its process ends with 143, and the node goes on where it was."""
+    job, store = make("ema", {"name": "ema"}), Store(tmp_path)
+    tell = node._Clock.updated
+
+    def ask(clock: Any, run: Any) -> None:
+        tell(clock, run)
+        if run.updates == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(node._Clock, "updated", ask)
+    with pytest.raises(Terminated):
+        worker.run(job, store, "whet.study.node:train", 1, quiet=False)
+    assert store.done(job) is None
+    seen: list[int] = []
+    monkeypatch.setattr(node._Clock, "updated", lambda clock, run: seen.append(run.updates))
+    assert worker.run(job, store, "whet.study.node:train", 1, quiet=False)["status"] == "done"
+    assert seen == list(range(8, 13))

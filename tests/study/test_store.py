@@ -127,7 +127,11 @@ class TestCsv:
 
 class TestFolder:
     def study(self, **task: Any) -> dict[str, Any]:
-        return {"task": {"name": "toy"} | task, "nodes": []}
+        told = {"name": "toy", "title": "Toy", "metric": "accuracy", "higher_is_better": True}
+        return {
+            "task": told | task, "arms": [], "seeds": [], "nodes": [], "threads": 1, "jobs": 1,
+            "command": "whet study toy", "date": "2026-11-20", "versions": {},
+        }  # fmt: skip
 
     def test_another_tasks_study_is_refused_by_name(self, store: Store) -> None:
         store.write_study(self.study())

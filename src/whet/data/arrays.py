@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from whet import parsing
 from whet.data import graphs
 from whet.data.parts import Array, Part
 from whet.errors import InputError
 
 Arrays = dict[str, Array]
-DAMAGED = (
-    OSError, ValueError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
 JOINED = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
@@ -33,7 +31,7 @@ def read(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str, Any]
     names: dict[str, tuple[str, ...]] = {}
     for held in whole.values():
         for key in [key for key in held if key.endswith("_names")]:
-            names[key.removesuffix("_names")] = tuple(map(str, held.pop(key)))
+            names[key.removesuffix("_names")] = tuple(map(str, held.pop(key).reshape(-1)))
     audio = "wave" in next(iter(whole.values()))
     parts = {part: _part(held, files.get(part, path), audio) for part, held in whole.items()}
     classes = names.pop("class", None) or wishes["facts"].classes
@@ -52,14 +50,31 @@ def read_npz(path: Path) -> Arrays:
     try:
         with path.open("rb") as file:  # which numpy leaves open where it cannot read it
             held = np.load(file, allow_pickle=False)
-            if not isinstance(held, np.lib.npyio.NpzFile):
+            if not isinstance(held, np.lib.npyio.NpzFile) or held.zip is None:
                 raise ValueError("it is no npz archive")
-            return {name: held[name] for name in held.files}
-    except DAMAGED as error:
+            parsing.check_archive(held.zip, path.stat().st_size)
+            for item in held.zip.infolist():
+                _check_header(held.zip, item)
+            return {name: np.asarray(held[name]) for name in held.files}
+    except Exception as error:  # numpy and zipfile stumble over what is damaged in many ways
         raise InputError(
             f"{path} cannot be read ({error}). Get the file again; objects in it must be saved as "
             "arrays of numbers or text, as nothing is unpickled."
         ) from error
+
+
+def _check_header(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> None:
+    """Refuse an array whose header asks for more memory than its member has bytes."""
+    if not item.filename.endswith(".npy"):
+        raise ValueError(f"{item.filename} is no array")
+    with archive.open(item) as member:
+        version = np.lib.format.read_magic(member)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(member)
+    if math.prod(shape) * max(dtype.itemsize, 1) > item.file_size or min(shape, default=0) < 0:
+        raise ValueError(f"{item.filename} is {dtype} {shape} in {item.file_size} bytes")
 
 
 def target_fields(
@@ -107,6 +122,8 @@ def _part(held: Arrays, path: Path, audio: bool) -> Part:
                 f"{path} has no array {key!r}; it has {', '.join(held)}. Arrays are called x and "
                 "y, waves wave and offset."
             )
+        if not held[key].ndim:
+            raise InputError(f"{path}: {key} is a single value; its first dimension is the rows.")
     inputs = _waves(held, path) if audio else held["x"]
     extra = {key: array for key, array in held.items() if key not in (*needed, "y")}
     targets = held.get("y")
@@ -124,12 +141,12 @@ def _part(held: Arrays, path: Path, audio: bool) -> Part:
 def _waves(held: Arrays, path: Path) -> list[Array]:
     wave, offset = held["wave"], held["offset"]
     plain = offset.ndim == 1 and offset.dtype.kind in "iu" and len(offset) > 1
-    if not plain or offset[0] < 0 or offset[-1] > len(wave) or (np.diff(offset) <= 0).any():
+    if not plain or offset[0] < 0 or offset[-1] > len(wave) or (offset[1:] <= offset[:-1]).any():
         raise InputError(
             f"{path}: offset must rise from 0 to the {len(wave)} samples of wave, one number more "
             "than there are recordings."
         )
-    return [wave[begin:end] for begin, end in itertools.pairwise(offset)]
+    return [wave[begin:end] for begin, end in itertools.pairwise(offset.tolist())]
 
 
 def _kind(inputs: Array) -> str:

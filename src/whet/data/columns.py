@@ -6,12 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whet.data.labels import parsed
+from whet.data.labels import different, parsed
 from whet.data.tables import Table, columns_of, number, text
 from whet.errors import InputError, UnknownName
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 UNSEEN, MISSING, FIRST = 0, 1, 2  # ids of an unseen category, a missing one, the first known one
 TYPES = ("category", "number", "drop")
+LARGEST = float(np.finfo(float).max)
 IDENTITY_ROWS = 20  # below so many fields nobody can tell an identifier from a category
 
 
@@ -166,11 +167,17 @@ class Columns:
     def from_json(cls, written: str) -> Columns:
         """What `to_json` wrote."""
         found = parsed(written, "columns")
+        parts = [found.get(key) for key in ("categories", "numbers", "left_out")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise InputError("the columns lack categories, numbers or left_out. Fit them again.")
+        categories, numbers, left_out = cast(list[dict[str, Any]], parts)
+        if not categories.keys() | numbers.keys() or categories.keys() & numbers.keys():
+            raise InputError("the columns hold none, or one of two types. Fit them again.")
         return cls(
-            {name: tuple(known) for name, known in found["categories"].items()},
-            {name: Scale(**scale) for name, scale in found["numbers"].items()},
-            found["left_out"],
-            tuple(found["empty"]),
+            {name: different(categories, name, "columns") for name in categories},
+            {name: _read_scale(name, scale) for name, scale in numbers.items()},
+            {name: str(reason) for name, reason in left_out.items()},
+            different(found, "empty", "columns"),
         )
 
 
@@ -253,6 +260,18 @@ def _scale(values: NDArray[np.float64]) -> Scale:
         median=float(np.median(parts) * largest),
         indicator=len(present) < len(values),
     )
+
+
+def _read_scale(name: str, scale: Any) -> Scale:
+    """A scale that `to_json` wrote."""
+    reals = ("mean", "std", "median")
+    known = isinstance(scale, dict) and scale.keys() == {*reals, "indicator"}
+    values = [scale[key] for key in reals] if known else []
+    plain = all(type(value) in (int, float) and abs(value) <= LARGEST for value in values)
+    if not known or not plain or scale["std"] <= 0 or not isinstance(scale["indicator"], bool):
+        raise InputError(f"column {name!r}: {scale} is no scale of numbers. Fit the columns again.")
+    mean, std, median = map(float, values)
+    return Scale(mean, std, median, scale["indicator"])
 
 
 def _standard(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:

@@ -12,6 +12,11 @@ from whet.data.parts import Array, Graph, Part
 from whet.data.tables import opened
 from whet.errors import InputError
 
+PER_NODE = {"y", "x_indptr", "labels"}
+LARGEST = np.iinfo(np.int64).max
+DIGITS = 100  # of a number that names a node; Python reads no more than 4300
+FEW, SPARSE = 1 << 20, 100  # so many nodes may be alone; more may be so many times the edges' ends
+CELLS = 1 << 27  # of the table of nodes and groups, which is dense: 1 GiB
 INDICES = {"train": "train_idx", "valid": "val_idx", "test": "test_idx"}
 
 
@@ -27,7 +32,7 @@ def read_arrays(held: Mapping[str, Array], path: Path) -> dict[str, Any]:
     given = {part: held[key] for part, key in INDICES.items() if key in held}
     if "train" not in given:
         given = {"train": np.arange(graph.nodes)}
-    parts = {part: _part(rows, targets, graph.nodes, path) for part, rows in given.items()}
+    parts = {part: _part(given, part, targets, graph.nodes, path) for part in given}
     return {**parts, "kind": "graph", "graph": graph, "objective": objective}
 
 
@@ -47,7 +52,7 @@ def read_edges(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str
     if not pairs:
         raise InputError(f"{path} holds no edge.")
     found = {name for _, words in pairs for name in words}
-    numbered = all(name.isdecimal() for name in found)
+    numbered = all(name.isdecimal() and len(name) <= DIGITS for name in found)
     names = sorted(found, key=(lambda name: (int(name), name)) if numbered else None)
     ids = {name: at for at, name in enumerate(names)}
     edges = np.array([[ids[name] for name in words] for _, words in pairs], np.int64)
@@ -59,43 +64,68 @@ def _graph(held: Mapping[str, Array], path: Path) -> Graph:
     edges = held["edges"]
     if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
         raise InputError(f"{path}: edges is {edges.dtype} {edges.shape}; give integers (M, 2).")
-    shape = held.get("x_shape")
+    shape = _numbers(held, "x_shape", path, 2) if "x_shape" in held else None
     if shape is not None:
-        nodes = int(shape[0])
+        nodes = shape[0]
     elif "y" in held or "n_nodes" in held:
-        nodes = len(held["y"]) if "y" in held else int(held["n_nodes"])
+        nodes = held["y"].size if "y" in held else _numbers(held, "n_nodes", path, 1)[0]
     else:
         nodes = int(edges.max(initial=-1)) + 1
+    if nodes > FEW + SPARSE * (edges.size + sum(held[key].size for key in PER_NODE & {*held})):
+        raise InputError(f"{path}: {nodes} nodes for {len(edges)} edges; number them without gaps.")
     if edges.size and not 0 <= edges.min() <= edges.max() < nodes:
         raise InputError(f"{path}: an edge names a node outside 0..{nodes - 1}.")
     edges = edges.astype(np.int64)
     if shape is None:
         return Graph(nodes, edges)
-    indptr, indices = (held.get(key, np.zeros(0, int)) for key in ("x_indptr", "x_indices"))
+    indptr, indices = (_line(held, key, path) for key in ("x_indptr", "x_indices"))
     whole = len(indptr) == nodes + 1 and indptr[0] == 0 and indptr[-1] == len(indices)
-    if not whole or (np.diff(indptr) < 0).any() or not _inside(indices, int(shape[1])):
+    if not whole or (np.diff(indptr) < 0).any() or not _inside(indices, shape[1]):
         raise InputError(f"{path}: x_indptr and x_indices are no rows of shape {tuple(shape)}.")
-    return Graph(nodes, edges, indptr.astype(np.int64), indices.astype(np.int64), int(shape[1]))
+    return Graph(nodes, edges, indptr, indices, shape[1])
+
+
+def _line(held: Mapping[str, Array], key: str, path: Path) -> Array:
+    """An array of integers in one dimension, as int64; empty where there is none."""
+    array = held.get(key, np.zeros(0, np.int64))
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.max(initial=0) > LARGEST:
+        raise InputError(f"{path}: {key} is {array.dtype} {array.shape}; give integers (N,).")
+    return array.astype(np.int64)
+
+
+def _numbers(held: Mapping[str, Array], key: str, path: Path, count: int) -> list[int]:
+    """So many integers from 0 on."""
+    found: list[int] = _line({key: held[key].reshape(-1)}, key, path).tolist()
+    if len(found) != count or min(found) < 0:
+        raise InputError(f"{path}: {key} is {found[:6]}; give {count} sizes from 0 on.")
+    return found
 
 
 def _targets(held: Mapping[str, Array], nodes: int, path: Path) -> tuple[Array | None, str | None]:
     if "y" in held:
-        if held["y"].shape != (nodes,):
-            raise InputError(f"{path}: y has shape {held['y'].shape} for {nodes} nodes.")
-        return held["y"].astype(np.int64), "categorical"
+        if len(classes := _line(held, "y", path)) != nodes:
+            raise InputError(f"{path}: y has shape {classes.shape} for {nodes} nodes.")
+        return classes, "categorical"
     if "labels" not in held:
         return None, None
     pairs = held["labels"]
-    groups = int(held["n_labels"]) if "n_labels" in held else int(pairs[:, 1].max()) + 1
-    if pairs.ndim != 2 or not _inside(pairs[:, 0], nodes) or not _inside(pairs[:, 1], groups):
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise InputError(f"{path}: labels is {pairs.dtype} {pairs.shape}; give integers (K, 2).")
+    told = _numbers(held, "n_labels", path, 1) if "n_labels" in held else None
+    groups = told[0] if told else int(pairs[:, 1].max(initial=-1)) + 1
+    if nodes * groups > CELLS:
+        raise InputError(f"{path}: {groups} groups of {nodes} nodes do not fit one dense table.")
+    if not _inside(pairs[:, 0], nodes) or not _inside(pairs[:, 1], groups):
         raise InputError(f"{path}: labels names a node or a group that is not there.")
     targets = np.zeros((nodes, groups), np.int64)
     targets[pairs[:, 0], pairs[:, 1]] = 1
     return targets, "multi-label"
 
 
-def _part(rows: Array, targets: Array | None, nodes: int, path: Path) -> Part:
-    rows = rows.astype(np.int64)
+def _part(
+    given: Mapping[str, Array], part: str, targets: Array | None, nodes: int, path: Path
+) -> Part:
+    rows = _line(given, part, path)
     if not _inside(rows, nodes):
         raise InputError(f"{path}: a part names a node outside 0..{nodes - 1}.")
     own = None if targets is None else targets[rows]

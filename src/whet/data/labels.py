@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from whet import parsing
 from whet.data.tables import number, text
 from whet.errors import InputError
 
@@ -77,7 +78,7 @@ class Labels:
     @classmethod
     def from_json(cls, written: str) -> Labels:
         """What `to_json` wrote."""
-        return cls(tuple(parsed(written, "labels")["names"]))
+        return cls(different(parsed(written, "labels"), "names", "labels"))
 
 
 def parsed(written: str, what: str) -> dict[str, Any]:
@@ -87,12 +88,25 @@ def parsed(written: str, what: str) -> dict[str, Any]:
         InputError: it is no JSON, or that of something else.
     """
     try:
-        found = json.loads(written)
+        found = parsing.values(written)
     except ValueError as error:
         raise InputError(f"the {what} are no JSON: {error}.") from error
     if not isinstance(found, dict) or found.get("whet") != what:
         raise InputError(f"this JSON does not hold {what} that whet wrote.")
     return found
+
+
+def different(found: Mapping[str, Any], key: str, what: str) -> tuple[str, ...]:
+    """The texts under a key of what `parsed` gave, which all differ.
+
+    Raises:
+        InputError: they are no texts, or one stands twice.
+    """
+    held = found.get(key)
+    texts = isinstance(held, list) and all(isinstance(each, str) for each in held)
+    if not texts or len(set(held or ())) < len(held or ()):
+        raise InputError(f"{key} of the {what} is no list of different texts. Fit them again.")
+    return tuple(held or ())
 
 
 def _named(values: Iterable[Any]) -> list[str]:

@@ -53,5 +53,5 @@ def _classes(text: str) -> tuple[str, ...] | None:
         return None
     named = [pair.partition("=") for pair in re.split(r", (?=\d+=)", line[2])]
     names = tuple(name.strip() for _, _, name in named)
-    counted = [number.strip() for number, _, _ in named] == [str(n) for n in range(int(line[1]))]
-    return names if counted else None
+    counted = [number.strip() for number, _, _ in named] == [str(n) for n in range(len(named))]
+    return names if counted and line[1] == str(len(named)) else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import math
+import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from whet import parsing
 from whet.errors import InputError
 
 Table = dict[str, list[Any]]
@@ -95,11 +98,32 @@ def opened(path: Path) -> Iterator[IO[str]]:
         InputError: it cannot be read, is cut short, or is not UTF-8.
     """
     try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            yield file
+        with path.open("rb") as raw:
+            whole = io.BufferedReader(_Unpacked(raw), 1 << 16) if path.suffix == ".gz" else raw
+            yield io.TextIOWrapper(whole, encoding="utf-8-sig", newline="")
     except DAMAGED as error:
         raise InputError(f"{path} cannot be read ({error}). Get the file again.") from error
+
+
+class _Unpacked(io.RawIOBase):
+    """A gzipped file that stops where it turns out to be a bomb."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self.file, self.told = gzip.GzipFile(fileobj=packed), 0
+        self.size = os.fstat(packed.fileno()).st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, place: Any) -> int:
+        part = self.file.read(len(place))
+        place[: len(part)] = part
+        self.told += len(part)
+        try:
+            parsing.check_unpacked(self.size, self.told)
+        except ValueError as error:
+            raise OSError(str(error)) from error
+        return len(part)
 
 
 def read_table(path: str | Path) -> Table:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from whet import parsing
 from whet.data.arrays import target_fields
 from whet.data.labels import Labels
 from whet.data.parts import Part
@@ -16,6 +16,7 @@ from whet.data.tables import opened
 from whet.errors import InputError
 
 Row = dict[str, Any]
+MOST = 1 << 62  # a number of a class; int64 ends a little above
 
 
 def read_rows(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def _rows(path: Path) -> list[Row]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parsing.values(line)
             except ValueError as error:
                 raise InputError(f"{path}, line {at} is no JSON: {error}.") from error
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
@@ -86,7 +87,7 @@ def _part(rows: Sequence[Row], targets: Sequence[int] | None) -> Part:
 def _check_numbers(rows: Sequence[Row], path: Path) -> None:
     for at, row in enumerate(rows, 1):
         label = row.get("label")
-        if not isinstance(label, int) or isinstance(label, bool) or label < 0:
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < MOST:
             raise InputError(
                 f"{path}, row {at}: label is {label!r}; it is the number of a class, or its name "
                 "in every row of every file."
@@ -102,5 +103,5 @@ def _named(rows: Sequence[Row], path: Path) -> tuple[str, ...] | None:
             raise InputError(
                 f"{path}: class {row['label']} is {names[row['label']]!r} and {name!r}."
             )
-    whole = set(names) == set(range(max(row["label"] for row in rows) + 1))
+    whole = len(names) == max(row["label"] for row in rows) + 1  # all of 0, 1, ... have a name
     return tuple(names[at] for at in sorted(names)) if whole else None

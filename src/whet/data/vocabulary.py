@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whet.data.labels import parsed
+from whet.data.labels import different, parsed
 from whet.errors import InputError
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ class Vocabulary:
     def from_json(cls, written: str) -> Vocabulary:
         """What `to_json` wrote."""
         found = parsed(written, "vocabulary")
-        return cls(tuple(found["tokens"]), bool(found["characters"]))
+        tokens, characters = different(found, "tokens", "vocabulary"), found.get("characters")
+        if not isinstance(characters, bool):
+            raise InputError("the vocabulary's characters is neither true nor false. Fit it again.")
+        return cls(tokens, characters)
 
 
 def _checked(texts: Iterable[Any]) -> list[str]:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from whet import settings
-from whet.errors import UnknownName
+from whet.errors import InputError, UnknownName
 from whet.method import Method, Placement
 from whet.method import Resource as Resource
 
@@ -40,9 +40,11 @@ def make(spec: Method | str | Mapping[str, Any]) -> Method:
     if isinstance(spec, Method):
         return spec.clone()
     given = {"name": spec} if isinstance(spec, str) else spec
-    name = given.get("name", "")
+    if not isinstance(given, Mapping):
+        raise InputError(f"{given!r} is no method; give its name, or settings with a name.")
+    name = str(given.get("name", ""))
     if name not in registry():
-        raise UnknownName("method", str(name), registry())
+        raise UnknownName("method", name, registry())
     return registry()[name].of(given)
 
 

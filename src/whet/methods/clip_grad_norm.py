@@ -80,6 +80,9 @@ class ClipGradNorm(Method):
         """The gradients' norm before the last clipping; NaN before the first."""
         return math.nan if self._norm is None else self._norm.item()
 
+    def readings(self) -> dict[str, float]:
+        return {"norm": self.norm}
+
     def start(self, run: Training) -> None:
         self._norm = None
 

@@ -135,7 +135,7 @@ class CutMix(Method):
             return inner(batch)
         _, chosen = mixing.chosen(self.key, batch.inputs, self.at)
         height, width = self._size(chosen)
-        draws = random.Random(run.key(self))
+        draws = random.Random(run.key(self))  # noqa: S311 - a draw, no secret
         box = draw_box(height, width, draws.betavariate(self.alpha, self.alpha), draws)
         permutation = mixing.permutation_of_known(batch, run.generator(self))
 

@@ -149,12 +149,16 @@ class Distillation(Method):
         teacher = run.resource("teacher", self)
         if isinstance(teacher, nn.Module):
             self._check_apart(run, teacher)
-            teacher.to(run.device)
         elif not callable(teacher):
             raise InputError(
                 f"{self.key}: resource 'teacher' is a {type(teacher).__name__}; give an nn.Module, "
                 "a whet Predictor, or a function from a Batch to logits."
             )
+
+    def start(self, run: Training) -> None:
+        teacher = run.resource("teacher", self)
+        if isinstance(teacher, nn.Module):  # not before: a loop may move its model after the stack
+            teacher.to(run.device)
 
     def _check_apart(self, run: Training, teacher: nn.Module) -> None:
         learned = {id(parameter) for parameter in run.module.parameters()}

@@ -51,6 +51,7 @@ class EMA(Method):
 
     Raises:
         InputError: used alone, `average` or `load_state_dict` before `begin` or `update`.
+        NotApplicable: the weights are sharded (FSDP).
 
     Paper: Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780.
 
@@ -124,6 +125,7 @@ class EMA(Method):
                 f"{self.key} averages another model: the parameters' names differ. Call "
                 "begin(model) to average this one."
             )
+        modes.check_whole(model, self.key)
         self._model, self._names, self._sources = model, list(named), list(named.values())
 
     @torch.no_grad()

@@ -199,7 +199,7 @@ class FastFGSM(Method):
             if self.std is not None:
                 raise InputError(f"{self.key}: std is of inputs; leave it out for embeddings.")
             self.begin(run.module)
-            embedding.hook_points(run.module, [*self._embeddings.values()])
+            embedding.make_ready(run.module, [*self._embeddings.values()])
         unclipped = inputs and "valid_range" not in run.resources
         self.notes = ["no resource valid_range: x + delta is not clipped"] * unclipped
         if kind == "real" and self.watch > 0:
@@ -237,10 +237,10 @@ class FastFGSM(Method):
     def after_update(self, run: Training) -> None:
         for batch in run.staged(self):
             self._first = batch.replace(indices=None).map(torch.clone)
-        due = self._watches(run) and not self.stopped and run.updates % self.watch == 0
-        if due and self._first is not None:
-            accuracy = self._under_pgd(run, self._first.to(run.device))
-            if math.isfinite(accuracy):
+        if self._watches(run) and not self.stopped and run.updates % self.watch == 0:
+            first = self._first
+            here = math.nan if first is None else self._under_pgd(run, first.to(run.device))
+            if math.isfinite(accuracy := run.world.leading(here)):
                 self.observe(accuracy)
 
     def _acts(self, batch: Batch) -> bool:

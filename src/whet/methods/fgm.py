@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from whet import embedding, modes
+from whet import embedding, modes, reducing
 from whet.batch import Batch
 from whet.embedding import Shift, sized
 from whet.errors import InputError, NotApplicable
@@ -17,6 +17,7 @@ from whet.forward import Forward
 from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
 from whet.settings import choice, number
 from whet.training import Training
+from whet.world import World
 
 
 @method
@@ -36,6 +37,10 @@ class FGM(Method):
         scope: `table`: E is the whole table, one norm for each. `example`: what the embedding
             returns, one norm for each example over time x dim. `output`: what it returns, one
             norm for each call. The last two leave padding alone and work on frozen tables.
+        across: whose gradient moves a table in several processes. `local`: each process's own
+            rows', for one all-reduce a step. `global`: the whole micro-batch's, for one more
+            all-reduce of the tables a micro-batch; equal to one process. The other scopes move
+            each row by its own (`output`: each process's rows by theirs).
         at: which nn.Embedding: a glob, a name, or the name of a module above them.
         exclude: globs of embeddings to leave alone.
         weight: λ, of the adversarial loss; 0 makes no second pass.
@@ -64,6 +69,7 @@ class FGM(Method):
 
     epsilon: float = number(1.0, 0.0)
     scope: str = choice("table", "table", "example", "output")
+    across: str = choice("local", "local", "global")
     at: str = "*"
     exclude: tuple[str, ...] = embedding.NOT_WORDS
     weight: float = number(default=1.0, low=0.0)  # by keyword, for type checkers
@@ -125,28 +131,41 @@ class FGM(Method):
                 _add_back(table, grad)
 
     @contextmanager
-    def attack(self, model: nn.Module) -> Iterator[None]:
-        """Embeddings moved up the gradient of the clean pass, for the length of a `with`."""
+    def attack(self, model: nn.Module, world: World | None = None) -> Iterator[None]:
+        """Embeddings moved up the gradient of the clean pass, for the length of a `with`.
+
+        In a `world` tables move up the gradient of all processes, each of which must call this.
+        """
         if self._model is not model:
             self.begin(model)
-        moved = self._tables_moved() if self.scope == "table" else self._outputs_moved()
+        table = self.scope == "table"
+        moved = self._tables_moved(self._climbed(world)) if table else self._outputs_moved()
         with modes.still_statistics(model), moved:
             yield
 
+    def _climbed(self, world: World | None) -> dict[str, torch.Tensor]:
+        """The tables' gradients that are climbed, by name; of all processes in a world."""
+        grads = {name: table.grad for name, table in self._tables.items()}
+        found = {name: _dense(grad) for name, grad in grads.items() if grad is not None}
+        if world is None or world.size == 1:
+            return found
+        tables = [*self._tables.values()]
+        totals = reducing.added(world, [found.get(name) for name in self._tables], tables)
+        return dict(zip(self._tables, totals, strict=True))
+
     @contextmanager
-    def _tables_moved(self) -> Iterator[None]:
+    def _tables_moved(self, climbed: dict[str, torch.Tensor]) -> Iterator[None]:
         saved = []
         with torch.no_grad():
             for name, table in self._tables.items():
-                if table.grad is None:
+                if name not in climbed:
                     self._skip(f"{name}: no gradient in some batch")
                     continue
                 saved.append((table, table.detach().clone()))
         try:
             with torch.no_grad():
-                for table, _ in saved:
-                    assert table.grad is not None
-                    table.add_(sized(_dense(table.grad), self.epsilon))
+                for name, gradient in climbed.items():
+                    self._tables[name].add_(sized(gradient, self.epsilon))
             yield
         finally:
             # in place and by copy: w + r - r is not w
@@ -182,7 +201,7 @@ class FGM(Method):
     def build(self, run: Training) -> None:
         self.begin(run.module)
         if self.scope != "table":
-            embedding.hook_points(run.module, [*self._embeddings.values()])
+            embedding.make_ready(run.module, [*self._embeddings.values()])
 
     def start(self, run: Training) -> None:
         self.begin(run.module)
@@ -195,9 +214,13 @@ class FGM(Method):
     def backward(self, run: Training, forward: Forward, inner: InnerBackward) -> None:
         inner(forward)
         if self.weight > 0:
-            with self.attack(run.module):
+            with self.attack(run.module, run.world if self.across == "global" else None):
                 again = run.again(fresh=True)
                 inner(again.replace(scale=again.scale * self.weight))
+
+    def absent(self, run: Training) -> None:
+        if self.weight > 0 and self.scope == "table" and self.across == "global":
+            reducing.added(run.world, [None] * len(self._tables), [*self._tables.values()])
 
 
 def _dense(gradient: torch.Tensor) -> torch.Tensor:

@@ -152,7 +152,7 @@ class FreeLB(Method):
     # the moments -----------------------------------------------------------------------------
     def build(self, run: Training) -> None:
         self.begin(run.module)
-        embedding.hook_points(run.module, [*self._embeddings.values()])
+        embedding.make_ready(run.module, [*self._embeddings.values()])
 
     def start(self, run: Training) -> None:
         self.begin(run.module)

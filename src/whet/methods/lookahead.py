@@ -91,5 +91,5 @@ class Lookahead(Method):
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._updates = state["updates"]
-        for name, slow in self._slow.items():
-            slow.copy_(state["slow"][name])
+        for name in self._slow.keys() & state["slow"].keys():
+            self._slow[name].copy_(state["slow"][name])  # what a stage thaws begins where it is

@@ -93,7 +93,8 @@ class MixUp(Method):
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.alpha == 0.0 or batch.targets is None:
             return inner(batch)
-        share = random.Random(run.key(self)).betavariate(self.alpha, self.alpha)
+        draws = random.Random(run.key(self))  # noqa: S311 - a draw, no secret
+        share = draws.betavariate(self.alpha, self.alpha)
         permutation = mixing.permutation_of_known(batch, run.generator(self))
         soft = mixing.mixed_targets(run, batch, permutation, share)
         inputs = self._mix(batch, permutation, share)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whet import modes, seeding
-from whet.batch import Batch, leaves
+from whet import compiling, modes, reducing, seeding
+from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
 from whet.method import Card, InnerForward, Layer, Method, method
@@ -52,21 +51,6 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
         torch._foreach_lerp_(targets, sources, 1.0 - momentum)
     for target, source in zip(slow.buffers(), fast.buffers(), strict=True):
         target.copy_(source)
-
-
-@contextmanager
-def entering(model: nn.Module, at: str) -> Iterator[list[Tensor]]:
-    """Collect what enters the submodule `at`, call by call, for the length of a `with`."""
-    seen: list[Tensor] = []
-
-    def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(next(leaves([args, kwargs]))[1])
-
-    handle = model.get_submodule(at).register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 @method
@@ -182,7 +166,7 @@ class MoCo(Method):
         """What a model's head is put on: `(N, D)`."""
         if self.at is None:
             return self._flat(logits(call(model, inputs)))
-        with entering(model, self.at) as seen:
+        with compiling.entering(model, self.at) as seen:
             call(model, inputs)
         return self._last(seen)
 
@@ -201,8 +185,8 @@ class MoCo(Method):
     def _last(self, seen: Sequence[Tensor]) -> Tensor:
         if not seen:
             raise InputError(
-                f"{self.key}: the module at={self.at!r} was not called in the model's forward "
-                "(a compiled model calls no hooks). Name one that is, or train uncompiled."
+                f"{self.key}: the module at={self.at!r} was not called in the model's forward. "
+                "Name one that is."
             )
         return self._flat(seen[-1])
 
@@ -237,6 +221,7 @@ class MoCo(Method):
                     f"{self.key}: the model has no module {self.at!r}; modules that receive "
                     f"features are: {', '.join(linear) or 'none'}."
                 )
+            compiling.make_ready(modules[self.at])
             if self.at in linear:
                 return int(modules[self.at].in_features)
         if run.train is None:
@@ -249,7 +234,8 @@ class MoCo(Method):
             return self.features(run.module, batch.inputs).shape[1]
 
     def start(self, run: Training) -> None:
-        maker = seeding.generator(run.seed, run.stage_number, run.rank, self.key, "queue")
+        # without the rank, which is 0 in one process: of several, all have one queue
+        maker = seeding.generator(run.seed, run.stage_number, 0, self.key, "queue")
         self.begin(run.module, run.heads[self.key], maker)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
@@ -271,12 +257,12 @@ class MoCo(Method):
         if self.at is None:
             forward = inner(batch)
             return forward, self._flat(forward.output)
-        with entering(run.module, self.at) as seen:
+        with compiling.entering(run.module, self.at) as seen:
             forward = inner(batch)
         return forward, self._last(seen)
 
     def after_update(self, run: Training) -> None:
-        self.update(run.module, run.heads[self.key], run.staged(self))
+        self.update(run.module, run.heads[self.key], reducing.gathered(run, self))
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from whet import modes, objectives, seeding
+from whet import compiling, modes, objectives, seeding
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.method import Card, Layer, Method, Placement, Resource, method
 from whet.settings import number
 from whet.training import Training
+from whet.world import World
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 DEFAULT = 200
@@ -53,7 +54,12 @@ class PooledMoments:
         """Take in `(N, C, ...)` values."""
         flat = values.detach().transpose(0, 1).flatten(1).double()
         count, mean = flat.shape[1], flat.mean(1)
-        squares = (flat - mean[:, None]).square().sum(1)
+        self.merge(count, mean, (flat - mean[:, None]).square().sum(1))
+
+    def merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
+        """Take in so many values of this mean, with this sum of squared distances from it."""
+        if count == 0:
+            return
         if self.count == 0:
             self.count, self.mean, self._squares = count, mean, squares
             return
@@ -61,6 +67,16 @@ class PooledMoments:
         self.mean = self.mean + delta * (count / total)
         self._squares = self._squares + squares + delta.square() * (self.count * count / total)
         self.count = total
+
+    def pooled(self, world: World, channels: int) -> PooledMoments:
+        """Of the values that all processes have seen."""
+        here = torch.zeros(1 + 2 * channels, dtype=torch.float64, device=self.mean.device)
+        if self.count:
+            here = torch.cat([here.new_tensor([self.count]), self.mean, self._squares])
+        whole = PooledMoments()
+        for one in world.each(here):
+            whole.merge(int(one[0]), one[1 : 1 + channels], one[1 + channels :])
+        return whole
 
     @property
     def variance(self) -> Tensor:
@@ -73,6 +89,7 @@ def precise_statistics(
     batches: Iterable[Any],
     forward: Callable[[Any], Any] | None = None,
     norms: Mapping[str, _BatchNorm] | None = None,
+    world: World | None = None,
 ) -> Statistics:
     """Mean and variance of the input of every batch normalisation, by name.
 
@@ -81,6 +98,7 @@ def precise_statistics(
         batches: what the model is called on, one after another.
         forward: from a batch to an output; the model itself by default.
         norms: the layers; those in training mode by default.
+        world: processes that each have a share of the data.
 
     Layers that the model does not call in evaluation mode (auxiliary heads) have no entry.
 
@@ -94,6 +112,7 @@ def precise_statistics(
     with ExitStack() as stack:
         stack.enter_context(seeding.borrowed())
         stack.enter_context(torch.no_grad())
+        stack.enter_context(compiling.as_written())  # a graph would not call the hooks
         stack.enter_context(modes.evaluation_mode(model))  # dropout off, as when it is judged
         for name, norm in norms.items():
             stack.enter_context(_collecting(name, norm, moments[name]))
@@ -101,6 +120,8 @@ def precise_statistics(
         for batch in batches:
             call(batch)
             seen = True
+    if world is not None and world.size > 1:
+        moments = {name: m.pooled(world, norms[name].num_features) for name, m in moments.items()}
     called = {name: found for name, found in moments.items() if found.count}
     if not called:
         why = "the model calls none of them" if seen else "the loader is empty"
@@ -254,16 +275,21 @@ class PreciseBN(Method):
         key = (run.window, run.updates, *run.views)
         if self._cached is None or self._cached[0] != key:
             found = precise_statistics(
-                run.module, self._chosen(run), lambda batch: _call(run, batch), self._norms
+                run.module,
+                self._chosen(run),
+                lambda batch: _call(run, batch),
+                self._norms,
+                run.world,
             )
             self._cached = (key, found)
         return self._cached[1]
 
     def _chosen(self, run: Training) -> Iterator[Batch]:
         wanted, seen = self.batches or DEFAULT, 0
-        for batch in islice(run.data("precise_bn"), wanted):
+        for batch in islice(run.data("precise_bn", share=True), wanted):
             seen += 1
-            yield batch
+            if batch.size:
+                yield batch
         if self.batches is not None and seen < wanted:
             raise InputError(self._shorter(seen))
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from whet import modes
+from whet import modes, reducing
 from whet.forward import Window
 from whet.method import Card, InnerWindow, Layer, Method, method
-from whet.settings import number
+from whet.settings import choice, number
 from whet.training import Training
 
 
@@ -32,6 +32,9 @@ class SAM(Method):
         rho: ρ, the radius, in units of the weights (0.05 is usual); with `adaptive` in units of
             their own size (0.5 to 2). 0 makes no second pass.
         adaptive: move each weight in proportion to its square.
+        across: of several processes, `local`: each climbs the gradient of its own rows, as if its
+            rows were a batch (m-sharpness), for one all-reduce a step. `global`: all climb that of
+            the whole window, for one all-reduce a pass; equal to one process.
 
     Cost: 2 forward and backward passes; 1 copy of the weights.
 
@@ -47,7 +50,8 @@ class SAM(Method):
     """
 
     rho: float = number(0.05, 0.0)
-    adaptive: bool = False
+    adaptive: bool = choice(False, False, True)
+    across: str = choice("local", "local", "global")
 
     name: ClassVar[str] = "sam"
     layer: ClassVar[Layer] = Layer.SHARPNESS
@@ -101,6 +105,8 @@ class SAM(Method):
     def gradients(self, run: Training, window: Window, inner: InnerWindow) -> None:
         inner(window)
         if self.rho > 0:
+            if self.across == "global":
+                reducing.add_gradients(run)
             with self.ascend(run.module, run.heads), modes.still_statistics(run.module):
                 run.zero_grad()
                 inner(window)

@@ -63,6 +63,7 @@ class SWA(Method):
     Raises:
         InputError: the number of updates is unknown; batch normalisation without PreciseBN; a pair
             `lr` without a cycle; used alone, `average` before `collect`.
+        NotApplicable: the weights are sharded (FSDP).
 
     Paper: Izmailov et al. 2018, arXiv:1803.05407; SWAG: Maddox et al. 2019, arXiv:1902.02476.
 
@@ -173,6 +174,7 @@ class SWA(Method):
                 f"{self.key} averages another model: the parameters' names differ. Make a new SWA "
                 "to average this one."
             )
+        modes.check_whole(model, self.key)
         self._model, self._names, self._sources = model, list(named), list(named.values())
 
     def _check_collected(self) -> None:

@@ -2,16 +2,19 @@
 
 from whet.optim.factory import optimizer, schedule
 from whet.optim.groups import check_holds, decay_groups, load_state
-from whet.optim.rates import borrowed_rates, set_rates
-from whet.optim.scaling import backward, step, unscale
+from whet.optim.rates import borrowed_rates, move_to, rates_of, set_rates
+from whet.optim.scaling import backward, enabled, step, unscale
 
 __all__ = [
     "backward",
     "borrowed_rates",
     "check_holds",
     "decay_groups",
+    "enabled",
     "load_state",
+    "move_to",
     "optimizer",
+    "rates_of",
     "schedule",
     "set_rates",
     "step",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,3 +40,34 @@ def borrowed_rates(optimizer: Optimizer, share: float) -> Iterator[None]:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
+
+
+def rates_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The settings of every group: rate, momentum, decay and whatever else is no parameter."""
+    return [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+
+
+def move_to(
+    optimizer: Optimizer, settings: Sequence[Mapping[str, Any]], scheduler: Any, updates: int
+) -> None:
+    """Go on with other settings than the loaded state's: its moments stay, these rates hold.
+
+    Args:
+        optimizer: with its state loaded.
+        settings: of every group, as they were when optimizer and scheduler were made.
+        scheduler: as it was made, or None; it is moved to where it would stand.
+        updates: that have happened.
+    """
+    for group, wanted in zip(optimizer.param_groups, settings, strict=True):
+        for name in group.keys() - {"params"}:
+            del group[name]
+        group.update(wanted)
+    if scheduler is None:
+        return
+    with warnings.catch_warnings():  # of a scheduler that steps without its optimizer: it is meant
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(updates):
+            scheduler.step()

@@ -12,6 +12,11 @@ Optimizer = torch.optim.Optimizer
 Scaler = torch.amp.GradScaler
 
 
+def enabled(scaler: Scaler | None) -> Scaler | None:
+    """No scaler where it is switched off: nobody then handles what is not finite."""
+    return None if scaler is None or not scaler.is_enabled() else scaler
+
+
 def backward(scaler: Scaler | None) -> Callable[[Tensor], None]:
     """The backward pass of a loss, scaled where there is a scaler."""
     if scaler is None:
@@ -30,10 +35,15 @@ def step(optimizer: Optimizer, scaler: Scaler | None) -> bool:
     if scaler is None or not _has_gradients(optimizer):
         optimizer.step()
         return True
-    scale = scaler.get_scale()
+    scale, known = scaler.get_scale(), set(optimizer.state)
     scaler.step(optimizer)
     scaler.update()
-    return scaler.get_scale() >= scale
+    happened = scaler.get_scale() >= scale
+    if not happened:
+        # a fused one has made its state by then, and SGD's first momentum is whatever lay in memory
+        for parameter in [one for one in optimizer.state if one not in known]:
+            del optimizer.state[parameter]
+    return happened
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from whet import parsing
 from whet.errors import InputError, UnknownName
 from whet.study.plan import Arm, Settings
 
@@ -63,12 +64,8 @@ def split(text: str, separator: str) -> list[str]:
 
 def value(text: str) -> Any:
     """JSON where it is JSON, else the text itself; NaN and Infinity are not JSON."""
-
-    def refuse(constant: str) -> Any:
-        raise ValueError(constant)
-
     try:
-        return json.loads(text, parse_constant=refuse)
+        return parsing.values(text, constants=False)
     except ValueError:
         return text
 

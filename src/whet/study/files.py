@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from whet import whole
+from whet import parsing, whole
 from whet.errors import InputError, WhetError
 
 if sys.platform != "win32":
@@ -47,17 +47,23 @@ def to_json(values: object, indent: int | None = None) -> str:
 
 
 def read_text(path: Path) -> str | None:
-    """What a file holds; None where there is no file or no text in it."""
+    """What a file holds; None where there is no file or no text in it.
+
+    Raises:
+        WhetError: there is one, and it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, UnicodeDecodeError):
         return None
+    except OSError as error:
+        raise WhetError(f"{path} cannot be read ({error.strerror}).") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None where there is no file or no whole object in it."""
     try:
-        values = json.loads(read_text(path) or "")
+        values = parsing.values(read_text(path) or "")
     except ValueError:
         return None
     return values if isinstance(values, dict) else None
@@ -72,8 +78,12 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     rows, torn = [], 0
     for line in filter(None, lines):
         try:
-            rows.append(json.loads(line))
+            row = parsing.values(line)
         except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
             torn += 1
     return rows, torn
 

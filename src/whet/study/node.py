@@ -168,7 +168,7 @@ def _composed(
         task = source.task(node.seed)
         stage = _stage(source.about, task, every, node.options)
         try:
-            run = Run(task, stage, node.seed, folder=folder, device=device, keep=1)
+            run = Run(task, stage, node.seed, folder=folder, device=device, keep=1, log=None)
             run.stack.open()
         except NotApplicable as error:
             if error.method not in extra:

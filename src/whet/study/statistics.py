@@ -236,7 +236,7 @@ def _cost(rows: Mapping[int, Row], reference: Mapping[int, Row]) -> float | None
         for seed in rows
         if seed in reference and rows[seed]["status"] == "done"
     ]
-    ratios = [ours / theirs for ours, theirs in times if ours and theirs]
+    ratios = [ours / theirs for ours, theirs in times if ours and theirs and ours * theirs > 0]
     return statistics.median(ratios) if ratios else None
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,13 +82,20 @@ class Store:
     # the study -------------------------------------------------------------------------------
     def study(self) -> dict[str, Any] | None:
         """The study's manifest, None where there is none."""
+        from whet.study import shapes
+
         path = self.folder / "study.json"
         study = files.read_json(path)
-        if study is None and path.exists():
-            raise InputError(f"{path} is damaged. Remove it and give the study's command again.")
+        if study is None and not path.exists():
+            return None
         if study is not None and study.get("format") != FORMAT:
             raise InputError(
                 f"{path} was written by another version of whet. Choose another --out."
+            )
+        wrong = shapes.wrong(shapes.Study, study) or shapes.astray(study or {})
+        if wrong:
+            raise InputError(
+                f"{path} is damaged ({wrong}). Remove it and give the study's command again."
             )
         return study
 
@@ -127,13 +133,26 @@ class Store:
         text = files.read_text(folder / "row.json")
         if manifest is None or text is None or manifest.get("key") != node.key:
             return None
-        row: Row | None = json.loads(text) if manifest.get("row") == _hash(text) else None
-        return row
+        fits = manifest.get("row") == _hash(text)
+        return self._own(node, files.read_json(folder / "row.json")) if fits else None
+
+    def _own(self, node: Node, row: Row | None) -> Row | None:
+        """A row that is this node's and of a row's shape, else None, and the node is trained."""
+        from whet.study import shapes
+
+        own = {"arm": node.arm, "seed": node.seed, "key": node.key}
+        found: Row = shapes.bounded(row or {})
+        fits = shapes.wrong(shapes.Result, found) is None
+        return found if fits and all(found[name] == value for name, value in own.items()) else None
 
     def rows(self, nodes: Sequence[Node]) -> list[Row]:
         """What the nodes came to so far, failed attempts included, in the order of the plan."""
-        found = (self.done(n) or files.read_json(self.folder_of(n) / "failed.json") for n in nodes)
+        found = (self.done(node) or self._failed(node) for node in nodes)
         return [row for row in found if row is not None]
+
+    def _failed(self, node: Node) -> Row | None:
+        row = self._own(node, files.read_json(self.folder_of(node) / "failed.json"))
+        return row if row is not None and row["status"] == "failed" else None
 
     def others(self, nodes: Sequence[Node]) -> int:
         """How many nodes in the folder belong to other settings or other code."""

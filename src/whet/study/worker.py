@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from whet.errors import WhetError
+from whet.stopping import Terminated
 from whet.study import redact
 from whet.study.plan import Node, Row
 from whet.study.store import Store
@@ -57,8 +58,8 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
         row = _told(row, node)
         store.finish(node, row)
     except BaseException as error:  # a run that calls exit() must not take the worker along
-        if isinstance(error, KeyboardInterrupt) and not quiet:
-            raise
+        if isinstance(error, Terminated) or (isinstance(error, KeyboardInterrupt) and not quiet):
+            raise  # who is asked to end leaves a checkpoint and no row: the node goes on later
         mistake = isinstance(error, WhetError)
         reason = str(error) if mistake else traceback.format_exc()
         row = _told(failed(node, reason, time.monotonic() - began), node)

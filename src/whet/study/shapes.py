@@ -1,0 +1,150 @@
+"""What a study's files must hold for its report, checked where they are read.
+
+A file may hold more. Values stay as they were written; only their shape is looked at.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+LARGEST = 1e100  # far beyond what float32 can hold, whose squares metrics are made of
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+Settings = dict[str, Any]
+Metrics = dict[str, Real | None]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Method(_Shape):
+    name: str
+
+
+class _Arm(_Shape):
+    name: str
+    methods: list[_Method]
+    reference: str = ""
+
+
+class _Node(_Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    task: str
+    arm: str
+    methods: list[_Method]
+    seed: Count
+    options: Settings = {}
+    code: str = ""
+
+
+class _Task(_Shape):
+    name: str
+    title: str
+    metric: str
+    higher_is_better: bool
+    left_out: dict[str, str] | None = None
+
+
+class _Budget(_Shape):
+    arms: list[str]
+    seeds: Count
+    share: Real
+    seconds: Real
+    notes: list[str]
+
+
+class Study(_Shape):
+    """`study.json`."""
+
+    task: _Task
+    arms: list[_Arm]
+    seeds: list[Count]
+    nodes: list[_Node]
+    threads: Count
+    jobs: Count
+    command: str
+    date: str
+    versions: dict[str, str]
+    budget: _Budget | None = None
+    notes: list[str] | None = None
+    left_out: dict[str, str] | None = None
+
+
+class _Point(_Shape):
+    update: Real
+    metrics: Metrics
+
+
+class Result(_Shape):
+    """`row.json` and `failed.json`."""
+
+    arm: str
+    seed: Count
+    key: str
+    status: Literal["done", "failed", "inapplicable", "refused", "diverged"]
+    reason: str | None = None
+    metrics: dict[str, Metrics] | None = None
+    curve: list[_Point] | None = None
+    updates: Real | None = None
+    seconds: Real | None = None
+    seconds_per_update: Real | None = None
+    judging: Real | None = None
+    peak_memory: Real | None = None
+    explain: str | None = None
+    settings: list[Settings] | None = None
+    environment: Settings | None = None
+    classes: list[str] | None = None
+    confusion: list[list[Count]] | None = None
+
+
+@cache
+def _adapter(kind: type[_Shape]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def wrong(kind: type[_Shape], values: object) -> str | None:
+    """The first thing that values of a kind must not be; None where there is none."""
+    try:
+        _adapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"{place}: {first['msg']}" if place else first["msg"]
+    return None
+
+
+def bounded(values: Any) -> Any:
+    """Plain values with numbers of which sums, squares and ratios stay finite.
+
+    A number beyond is none, as one that is not finite; one that is too small is zero.
+
+    >>> bounded({"auc": 0.5, "mse": 1e300, "curve": [-1e-300]})
+    {'auc': 0.5, 'mse': None, 'curve': [0.0]}
+    """
+    if isinstance(values, dict):
+        return {name: bounded(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [bounded(value) for value in values]
+    if isinstance(values, float) and values:
+        return values if 1 / LARGEST <= abs(values) <= LARGEST else 0.0 if abs(values) < 1 else None
+    return None if isinstance(values, int) and abs(values) > LARGEST else values
+
+
+def astray(study: dict[str, Any]) -> str | None:
+    """What a study of the right shape names and does not have; None where there is nothing."""
+    names = [arm["name"] for arm in study["arms"]]
+    if len({*names}) < len(names):
+        return "arms: a name stands twice"
+    known = {*names}
+    for kind, named in (
+        ("reference", {arm["reference"] for arm in study["arms"] if "reference" in arm}),
+        ("node of arm", {node["arm"] for node in study["nodes"]}),
+    ):
+        if not named <= known:
+            return f"{kind} {min(named - known)!r}: there is no such arm"
+    return None

@@ -1,0 +1,112 @@
+"""Exported predictors with anything in them: an error, or a predictor that predicts."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+
+from tests.safety.mutations import changed_bytes, changed_json, fuzz, only_whet_errors
+from whet.batch import Batch
+from whet.errors import CheckpointError
+from whet.objectives.families import family
+from whet.predict import MeanPredictor, ModelPredictor, Predictor, model_state, take_weights
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+
+def written(members: int = 2) -> bytes:
+    with tempfile.TemporaryDirectory() as home:
+        one = ModelPredictor(model(), model_state(model()), family("categorical"))
+        MeanPredictor([one] * members).save(Path(home) / "whole")
+        return (Path(home) / "whole").read_bytes()
+
+
+WHOLE = written()
+LENGTH = int.from_bytes(WHOLE[:8], "little")
+HEADER, BODY = json.loads(WHOLE[8 : 8 + LENGTH]), WHOLE[8 + LENGTH :]
+ABOUT = json.loads(HEADER["__metadata__"]["whet"])
+
+
+def joined(header: bytes, body: bytes = BODY) -> bytes:
+    return len(header).to_bytes(8, "little") + header + body
+
+
+def about(text: str) -> bytes:
+    return joined(json.dumps(HEADER | {"__metadata__": {"whet": text}}).encode())
+
+
+def read(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home) / "model.safetensors"
+        path.write_bytes(data)
+        with only_whet_errors():
+            found = Predictor.load(path, model())
+            assert found(Batch(torch.zeros(2, 4))).shape == (2, 3)
+        with only_whet_errors():
+            take_weights(path, model())
+
+
+@fuzz(60)
+@given(changed_bytes(WHOLE))
+def test_changed_bytes(data: bytes) -> None:
+    read(data)
+
+
+@fuzz(80)
+@given(changed_json(HEADER))
+def test_changed_headers(header: bytes) -> None:
+    read(joined(header))
+
+
+@fuzz(60)
+@given(changed_json(ABOUT))
+def test_changed_facts(text: bytes) -> None:
+    read(about(text.decode("utf-8", "replace")))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"family": "categorical", "members": 10**12}, {"family": "categorical", "members": -1},
+        {"family": "categorical", "members": 1}, {"family": "categorical", "members": "2"},
+        {"family": "numbers", "members": 2}, {"family": ["categorical"], "members": 2}, [], None,
+    ],
+)  # fmt: skip
+def test_facts_that_do_not_fit_are_refused(facts: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(about(json.dumps(facts)))
+    with pytest.raises(CheckpointError, match="no predictor that whet saved"):
+        Predictor.load(path, model())
+
+
+def test_every_member_is_held_against_the_model(tmp_path: Path) -> None:
+    path, narrow = tmp_path / "model.safetensors", nn.Linear(4, 2)
+    kind = family("categorical")
+    mean = MeanPredictor([ModelPredictor(m, model_state(m), kind) for m in (model(), narrow)])
+    mean.save(path)
+    with pytest.raises(CheckpointError, match="fits another model"):
+        Predictor.load(path, model())
+
+
+def test_weights_of_another_kind_of_number_are_refused(tmp_path: Path) -> None:
+    path, whole = tmp_path / "model.safetensors", model_state(model())
+    whole["0.weight"] = whole["0.weight"].long()
+    ModelPredictor(model(), whole, family("categorical")).save(path)
+    with pytest.raises(CheckpointError, match=r"0\.weight \(3, 4\) torch\.int64 \(\(3, 4\)\)"):
+        Predictor.load(path, model())
+
+
+def test_no_weights_for_a_model_without_any(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    ModelPredictor(nn.Identity(), {}, family("real")).save(path)
+    assert Predictor.load(path, nn.Identity()).members() == [{}]

@@ -1,0 +1,1 @@
+"""Random recipes that are interrupted at random points and must come out as if they were not."""
