@@ -166,7 +166,13 @@ def plain(run: Training, batch: Batch) -> Forward:
     def innermost(batch: Batch) -> Forward:
         raise AssertionError("the objective asks nobody")
 
-    return run.objective.forward(run, batch, innermost)
+    # not through a wrapper for devices: that would refuse a gradient which is none of the update's
+    wrapped, run.model = run.model, run.module
+    try:
+        with run.autocast():
+            return run.objective.forward(run, batch, innermost)
+    finally:
+        run.model = wrapped
 
 
 def starting(epsilon: float, size: float, key: int, rows: Tensor | None) -> Start:

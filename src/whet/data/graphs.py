@@ -16,19 +16,19 @@ INDICES = {"train": "train_idx", "valid": "val_idx", "test": "test_idx"}
 
 
 def read_arrays(held: Mapping[str, Array], path: Path) -> dict[str, Any]:
-    """The fields of a `Loaded` from a graph's arrays.
+    """The fields of a `Loaded` from a graph's arrays, but for those that tell of the targets.
 
     `edges` (M, 2); features `x_indptr`, `x_indices`, `x_shape`; classes `y` with -1 for none and
     the rows of the parts `train_idx`, `val_idx`, `test_idx`; or `labels` (K, 2), pairs of node and
     group. All nodes are train where no parts are given.
     """
     graph = _graph(held, path)
-    targets, objective = _targets(held, graph.nodes, path)
+    targets = _targets(held, graph.nodes, path)
     given = {part: held[key] for part, key in INDICES.items() if key in held}
     if "train" not in given:
         given = {"train": np.arange(graph.nodes)}
     parts = {part: _part(rows, targets, graph.nodes, path) for part, rows in given.items()}
-    return {**parts, "kind": "graph", "graph": graph, "objective": objective}
+    return {**parts, "kind": "graph", "graph": graph}
 
 
 def read_edges(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,20 +78,20 @@ def _graph(held: Mapping[str, Array], path: Path) -> Graph:
     return Graph(nodes, edges, indptr.astype(np.int64), indices.astype(np.int64), int(shape[1]))
 
 
-def _targets(held: Mapping[str, Array], nodes: int, path: Path) -> tuple[Array | None, str | None]:
+def _targets(held: Mapping[str, Array], nodes: int, path: Path) -> Array | None:
     if "y" in held:
         if held["y"].shape != (nodes,):
             raise InputError(f"{path}: y has shape {held['y'].shape} for {nodes} nodes.")
-        return held["y"].astype(np.int64), "categorical"
+        return held["y"].astype(np.int64)
     if "labels" not in held:
-        return None, None
+        return None
     pairs = held["labels"]
     groups = int(held["n_labels"]) if "n_labels" in held else int(pairs[:, 1].max()) + 1
     if pairs.ndim != 2 or not _inside(pairs[:, 0], nodes) or not _inside(pairs[:, 1], groups):
         raise InputError(f"{path}: labels names a node or a group that is not there.")
     targets = np.zeros((nodes, groups), np.int64)
     targets[pairs[:, 0], pairs[:, 1]] = 1
-    return targets, "multi-label"
+    return targets
 
 
 def _part(rows: Array, targets: Array | None, nodes: int, path: Path) -> Part:
