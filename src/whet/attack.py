@@ -178,6 +178,7 @@ def plain(run: Training, batch: Batch) -> Forward:
     def innermost(batch: Batch) -> Forward:
         raise AssertionError("the objective asks nobody")
 
+    # not through a wrapper for devices: that would refuse a gradient which is none of the update's
     wrapped, run.model = run.model, run.module
     try:
         with run.autocast():

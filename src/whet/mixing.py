@@ -10,8 +10,21 @@ from torch import Tensor
 
 from whet import modes
 from whet.batch import Batch
-from whet.errors import InputError
+from whet.errors import InputError, NotApplicable
 from whet.training import Training
+
+
+def check_targets(who: str, run: Training) -> None:
+    """Refuse families whose targets cannot be mixed, before training.
+
+    Raises:
+        NotApplicable: the objective's targets have no mixture.
+    """
+    kind = run.objective.family.name
+    if kind == "tokens":
+        raise NotApplicable(who, "tokens of two sequences have no mixture. Leave it out.")
+    if kind == "embedding":
+        raise NotApplicable(who, "an objective without targets has none to mix. Leave it out.")
 
 
 def permutation_of_known(batch: Batch, generator: torch.Generator) -> Tensor:

@@ -5,12 +5,9 @@ A template is an ordinary Python file under `templates`, which is no package: wh
 
 from __future__ import annotations
 
-import sys
-import sysconfig
-from importlib.machinery import PathFinder
 from pathlib import Path
 
-from whet import whole
+from whet import places, whole
 from whet.errors import InputError, UnknownName
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -41,7 +38,7 @@ def write(path: str | Path, kind: str, *, force: bool = False) -> Path:
     if kind not in kinds():
         raise UnknownName("kind of task file", kind, kinds())
     path = Path(path)
-    _check_name(path)
+    places.check_name(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file in it, such as {path / 'task.py'}.")
     if path.exists() and not force:
@@ -56,18 +53,3 @@ def write(path: str | Path, kind: str, *, force: bool = False) -> Path:
 def _title(template: Path) -> str:
     first, _, _ = template.read_text("utf-8").removeprefix('"""').partition("\n")
     return first.rstrip(".")
-
-
-def _check_name(path: Path) -> None:
-    if path.suffix != ".py":
-        raise InputError(
-            f"{path} is no Python file: let it end in .py, as {path.name or 'task'}.py."
-        )
-    # its folder comes first on the import path, so a torch.py there would be imported for torch
-    places = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    installed = PathFinder.find_spec(path.stem, places)
-    if installed or path.stem in {"whet", *sys.stdlib_module_names}:
-        raise InputError(
-            f"{path.name} would be imported wherever {path.stem!r} is meant, as its folder comes "
-            f"first: call it my_{path.name}, for example."
-        )

@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from whet import rows, seeding, tasks
+from whet import places, rows, seeding, tasks
 from whet.batch import leaves
 from whet.errors import InputError, UnknownName, WhetError
-from whet.places import name_of
 from whet.task import Task
 from whet.tasks import About
 
@@ -82,7 +83,8 @@ def load(name: str, file: str | Path | None = None) -> Source:
     """The source of a built-in task, of a file, or of a function given before.
 
     Raises:
-        UnknownName, InputError: there is none; the file cannot be imported or has no `task`.
+        UnknownName, InputError: there is none; the file is called as a module that others import,
+            cannot be imported, or has no `task`.
     """
     if file is not None:
         return _from_file(Path(file))
@@ -124,7 +126,7 @@ def _from_file(path: Path) -> Source:
             "`whet new task.py` writes a file to begin with."
         )
     about = _checked(getattr(module, "ABOUT", None), str(path), module.__doc__)
-    return Source(name_of(path), make, about, path)
+    return Source(places.name_of(path), make, about, path)
 
 
 def _checked(about: object, where: str, doc: str | None) -> About:
@@ -148,14 +150,15 @@ def _imported(path: Path) -> ModuleType:
             f"there is no file {path}. `whet new {path}` writes a task to begin with; "
             f"built-in tasks: {', '.join(tasks.names())}."
         )
+    places.check_name(path)
     path = path.resolve()
     written = hashlib.sha256(str(path).encode() + path.read_bytes())
     name = f"whet_task_{written.hexdigest()[:12]}"  # an edited file is another module
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is no Python file: name it with .py at the end.")
+    assert spec is not None
+    assert spec.loader is not None  # of a name that ends in .py
     module = importlib.util.module_from_spec(spec)
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
@@ -193,7 +196,12 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def fingerprint(task: Task) -> str:
-    """A digest of a task's data where it lies in memory; of other data, its kind and length."""
+    """A digest of a task's data where it lies in memory; of other data, its kind and length.
+
+    In memory are arrays, and the tensors of a TensorDataset, of a Subset of one or of a DataLoader
+    over either. What another Dataset reads is not looked at: data that changed behind one of the
+    same type and length is not noticed.
+    """
     digest = hashlib.sha256()
     for name in ("train", "select", "judge"):
         digest.update(name.encode())
@@ -203,14 +211,33 @@ def fingerprint(task: Task) -> str:
 
 
 def _described(data: Any, task: Task) -> Iterator[bytes]:
+    if isinstance(data, DataLoader):
+        yield b"DataLoader"
+        yield from _of_samples(data.dataset)
+        return
     opened = rows.open_rows(data, task.collate, "the data")
     if not isinstance(opened, rows.Arrays):
-        size = "?" if opened is None else str(len(opened))
-        yield f"{type(data).__name__} {size}".encode()
+        yield from _of_samples(data)
         return
     whole = opened.whole
     found = [*leaves(whole.inputs), ("targets", whole.targets), ("mask", whole.mask)]
     for name, tensor in found:
         if tensor is not None:
-            yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
-            yield tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+            yield from _of_tensor(name, tensor)
+
+
+def _of_samples(data: Any) -> Iterator[bytes]:
+    """Of a Dataset, whatever is known of it without reading its samples."""
+    yield f"{type(data).__name__} {len(data) if hasattr(data, '__len__') else '?'}".encode()
+    if isinstance(data, Subset):
+        yield str(np.asarray(data.indices).tolist()).encode()
+        yield from _of_samples(data.dataset)
+    if isinstance(data, TensorDataset):
+        for at, tensor in enumerate(data.tensors):
+            yield from _of_tensor(str(at), tensor)
+
+
+def _of_tensor(name: str, tensor: Tensor) -> Iterator[bytes]:
+    yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
+    if tensor.layout is torch.strided:
+        yield tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()

@@ -76,7 +76,7 @@ class TestArrays:
         np.savez(tmp_path / "small.npz", **arrays)
         data = load(tmp_path)
         assert {name: len(part) for name, part in data.parts.items()} == {"train": 5, "test": 1}
-        assert data.classes is None
+        assert data.classes == ("0", "1", "2")
 
     def test_names_and_further_arrays(self, tmp_path: Path) -> None:
         names = {"class_names": np.array(["a", "b", "c"]), "drawer_names": np.array(["d", "e"])}

@@ -17,10 +17,11 @@ from tests.contract.fixture import data, equal, make_model, make_stack, weights
 from tests.methods.traps import trap
 from whet import seeding
 from whet.batch import Batch
-from whet.errors import Clash, InputError
+from whet.errors import Clash, InputError, NotApplicable
 from whet.methods.cutmix import Box, CutMix, cutmix, draw_box, pasted
 from whet.methods.label_smoothing import LabelSmoothing, smooth
 from whet.methods.mixup import MixUp
+from whet.methods.moco import MoCo
 from whet.objectives.objective import call
 from whet.stack import Stack
 
@@ -389,7 +390,7 @@ def test_frames_of_a_video_share_the_box() -> None:
     assert torch.equal(found, alone[:, :, None].expand_as(video))
 
 
-def test_reals_and_labels_are_mixed_and_tokens_are_not() -> None:
+def test_reals_and_labels_are_mixed() -> None:
     window, run = windows_that_cut()[0], stack_of([]).run
     run.window = window
     box, permutation = drawn(1.0, 6, run)
@@ -397,8 +398,18 @@ def test_reals_and_labels_are_mixed_and_tokens_are_not() -> None:
     found = passed(CutMix(alpha=1.0), IMAGES.replace(targets=reals), "real", window).targets
     assert torch.allclose(found, reals * share + reals[permutation] * (1 - share))
     labels = torch.eye(3, dtype=torch.long).repeat(2, 1)
-    with pytest.raises(InputError, match="have no mixture: leave input mixing out"):
-        passed(CutMix(alpha=1.0), IMAGES.replace(targets=labels), "tokens")
+    found = passed(CutMix(alpha=1.0), IMAGES.replace(targets=labels), "multi-label", window).targets
+    assert torch.allclose(found, labels * share + labels[permutation] * (1 - share))
+
+
+@pytest.mark.parametrize("objective", ["tokens", "masked_tokens", "contrastive"])
+def test_does_not_apply_where_targets_have_no_mixture(objective: str) -> None:
+    methods = [MoCo(dim=2), CutMix()] if objective == "contrastive" else [CutMix()]
+    with pytest.raises(NotApplicable, match=r"cutmix does not apply: .* mix"):
+        Stack(
+            nn.Linear(4, 3), objective, methods, data=torch.ones(4, 4),
+            resources={"view": lambda x, g: x},
+        )  # fmt: skip
 
 
 def test_a_class_out_of_range_is_named() -> None:

@@ -14,8 +14,9 @@ from tests.contract.fixture import data, equal, make_model, make_stack, weights
 from tests.methods.traps import trap
 from whet import seeding
 from whet.batch import Batch
-from whet.errors import InputError
+from whet.errors import InputError, NotApplicable
 from whet.methods.label_smoothing import LabelSmoothing, smooth
+from whet.methods.moco import MoCo
 from whet.objectives.families import family
 from whet.objectives.objective import call
 from whet.stack import Stack
@@ -176,9 +177,15 @@ def test_labels_go_towards_one_half() -> None:
     assert stack.step((torch.ones(1, 2), labels))
 
 
-def test_reals_are_refused() -> None:
-    with pytest.raises(InputError, match="no meaning for objective 'real'"):
-        stack_of(nn.Linear(2, 1), "real").step((torch.ones(4, 2), torch.ones(4)))
+@pytest.mark.parametrize("objective", ["real", "contrastive"])
+def test_does_not_apply_without_classes(objective: str) -> None:
+    contrastive = objective == "contrastive"
+    methods = [MoCo(dim=2), LabelSmoothing()] if contrastive else [LabelSmoothing()]
+    with pytest.raises(NotApplicable, match="no classes to spread a probability over"):
+        Stack(
+            nn.Linear(2, 2), objective, methods, data=torch.ones(4, 2),
+            resources={"view": lambda x, g: x},
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("bad", [-1, 3])

@@ -16,9 +16,10 @@ from tests.contract.fixture import data, equal, make_model, make_stack, weights
 from tests.methods.traps import trap
 from whet import seeding
 from whet.batch import Batch
-from whet.errors import InputError
+from whet.errors import InputError, NotApplicable
 from whet.methods.label_smoothing import LabelSmoothing, smooth
 from whet.methods.mixup import MixUp, mixup
+from whet.methods.moco import MoCo
 from whet.objectives.families import family
 from whet.objectives.objective import call
 from whet.stack import Stack
@@ -324,7 +325,7 @@ def test_a_name_that_matches_nothing_is_an_error() -> None:
         passed(MixUp(alpha=1.0, at="x"), FLAT)
 
 
-def test_reals_and_labels_are_mixed_and_tokens_are_not() -> None:
+def test_reals_and_labels_are_mixed() -> None:
     share, permutation = drawn(1.0, 6)
     reals = torch.arange(6.0)
     found = passed(MixUp(alpha=1.0), FLAT.replace(targets=reals), "real", 1).targets
@@ -332,8 +333,16 @@ def test_reals_and_labels_are_mixed_and_tokens_are_not() -> None:
     labels = torch.eye(3, dtype=torch.long).repeat(2, 1)
     found = passed(MixUp(alpha=1.0), FLAT.replace(targets=labels), "multi-label").targets
     assert torch.allclose(found, labels * share + labels[permutation] * (1 - share))
-    with pytest.raises(InputError, match="have no mixture: leave input mixing out"):
-        passed(MixUp(alpha=1.0), FLAT.replace(targets=labels), "tokens")
+
+
+@pytest.mark.parametrize("objective", ["tokens", "masked_tokens", "contrastive"])
+def test_does_not_apply_where_targets_have_no_mixture(objective: str) -> None:
+    methods = [MoCo(dim=2), MixUp()] if objective == "contrastive" else [MixUp()]
+    with pytest.raises(NotApplicable, match=r"mixup does not apply: .* mix"):
+        Stack(
+            nn.Linear(4, 3), objective, methods, data=torch.ones(4, 4),
+            resources={"view": lambda x, g: x},
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

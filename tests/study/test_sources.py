@@ -1,10 +1,14 @@
 """A user's file: what it may hold, and what is said of one that does not work."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from whet import About, Task, WhetError, places, sources
 from whet.errors import InputError, UnknownName
@@ -105,6 +109,19 @@ def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         sources.load("digit")
 
 
+@pytest.mark.parametrize("name", ["torch.py", "random.py", "whet.py"])
+def test_a_file_that_would_be_imported_for_another(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "raise AssertionError('it was run')\n", name)
+    with pytest.raises(InputError, match=rf"wherever '{name[:-3]}' is meant, .* my_{name}, for"):
+        sources.load("mine", path)
+    assert str(tmp_path) not in sys.path
+
+
+def test_a_file_that_is_no_python_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mine\.ipynb is no Python file: let it end in \.py"):
+        sources.load("mine", write(tmp_path, "{}", "mine.ipynb"))
+
+
 def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:
     text = "def task(seed): pass\nABOUT = {'updates': 1}\n"
     assert sources.load("mine", write(tmp_path, text)).about.updates == 1
@@ -147,3 +164,59 @@ def test_the_fingerprint_of_a_dataset_is_its_length() -> None:
     task = Task(torch.nn.Linear(2, 2), rows, rows, rows)
     longer = Task(torch.nn.Linear(2, 2), rows * 2, rows, rows)
     assert sources.fingerprint(task) != sources.fingerprint(longer)
+
+
+def mark(data: Any) -> str:
+    rows = (torch.zeros(2, 2), torch.zeros(2))
+    return sources.fingerprint(Task(torch.nn.Linear(2, 2), data, rows, rows))
+
+
+X, Y = torch.arange(10.0).view(5, 2), torch.arange(5)
+
+
+def test_the_fingerprint_of_a_tensor_dataset_is_of_its_tensors() -> None:
+    assert mark(TensorDataset(X, Y)) == mark(TensorDataset(X.clone(), Y.clone()))
+    others = [TensorDataset(X + 1, Y), TensorDataset(X, Y + 1), TensorDataset(X), (X, Y)]
+    assert len({mark(data) for data in (TensorDataset(X, Y), *others)}) == 5
+
+
+def test_the_fingerprint_of_a_subset_is_of_its_rows() -> None:
+    whole = TensorDataset(X, Y)
+    kinds = [[0, 2], np.array([0, 2]), torch.tensor([0, 2])]
+    assert len({mark(Subset(whole, rows)) for rows in kinds}) == 1  # type: ignore[arg-type]
+    others = [Subset(whole, [0, 3]), Subset(TensorDataset(X + 1, Y), [0, 2]), whole]
+    assert len({mark(data) for data in (Subset(whole, [0, 2]), *others)}) == 4
+    assert mark(Subset(Subset(whole, [0, 2]), [1])) != mark(Subset(Subset(whole, [0, 3]), [1]))
+
+
+def test_the_fingerprint_of_a_loader_is_of_its_dataset() -> None:
+    assert mark(DataLoader(TensorDataset(X, Y), 2)) == mark(DataLoader(TensorDataset(X, Y), 2))
+    assert mark(DataLoader(TensorDataset(X, Y), 2)) != mark(DataLoader(TensorDataset(X + 1, Y), 2))
+    assert mark(DataLoader([(X[0], 0)] * 4)) != mark(DataLoader([(X[0], 0)] * 5))  # type: ignore[arg-type]
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("its samples were read")
+
+
+class Files(Dataset[Any]):
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, row: int) -> Any:
+        raise AssertionError("its samples were read")
+
+
+def test_other_datasets_are_known_by_type_and_length() -> None:
+    assert mark(Files("a")) == mark(Files("b"))  # the docstring says so
+    assert len({mark(Files("a")), mark(Stream()), mark(DataLoader(Stream()))}) == 3
+    assert mark(DataLoader(Files("a"))) != mark(DataLoader(Stream()))
+
+
+def test_the_fingerprint_of_sparse_tensors_is_their_shape() -> None:
+    sparse = TensorDataset(X.to_sparse(), Y)
+    assert mark(sparse) == mark(TensorDataset((X + 1).to_sparse(), Y)) != mark(TensorDataset(X, Y))

@@ -126,19 +126,15 @@ def _first(part: Any, rows: int) -> Any:
 class TestChurn:
     def test_what_is_fitted_is_fitted_on_the_training_part(self) -> None:
         data = load(churn.FOLDER)
-        assert data.test is not None
-        table = {key: [*own, *data.test.inputs[key]] for key, own in data.train.inputs.items()}
-        labels = np.concatenate([data.train.targets, data.test.targets])
-        train = split(labels, 3).train
-        columns = Columns.fit(churn._rows(table, train), data.types)
-        charges = np.array([float(table["MonthlyCharges"][row]) for row in train])
+        whole, _ = data.joined()
+        train = whole.take(split(whole.targets, 3).train).inputs
+        columns = Columns.fit(train, data.types)
+        charges = np.array([float(charge) for charge in train["MonthlyCharges"]])
         scale = columns.numbers["MonthlyCharges"]
         assert (scale.mean, scale.std) == pytest.approx((charges.mean(), charges.std()))
         task = churn.task(3)
-        assert torch.equal(
-            task.train[0]["numbers"], columns.encode(churn._rows(table, train))["numbers"]
-        )
-        assert columns != Columns.fit(table, data.types)  # as it would be, fitted on every row
+        assert torch.equal(task.train[0]["numbers"], columns.encode(train)["numbers"])
+        assert columns != Columns.fit(whole.inputs, data.types)  # fitted on every row
 
     def test_the_number_of_a_customer_is_no_feature(self) -> None:
         data = load(churn.FOLDER)

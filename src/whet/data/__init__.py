@@ -6,6 +6,7 @@ plain data afterwards, and goes through JSON and back. torch is imported where t
 
 from whet.data.columns import Columns as Columns
 from whet.data.folders import load as load
+from whet.data.images import pixels as pixels
 from whet.data.labels import Labels as Labels
 from whet.data.parts import Graph as Graph
 from whet.data.parts import Loaded as Loaded
@@ -16,6 +17,6 @@ from whet.data.tables import read_table as read_table
 from whet.data.vocabulary import Vocabulary as Vocabulary
 
 __all__ = [
-    "Columns", "Graph", "Labels", "Loaded", "Part", "Split", "Vocabulary", "load", "read_table",
-    "split",
+    "Columns", "Graph", "Labels", "Loaded", "Part", "Split", "Vocabulary", "load", "pixels",
+    "read_table", "split",
 ]  # fmt: skip

@@ -25,7 +25,9 @@ def read(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str, Any]
     whole = {part: read_npz(path) for part, path in files.items()}
     first, path = whole["train"], files["train"]
     if "edges" in first:
-        return graphs.read_arrays(first, path)
+        found = graphs.read_arrays(first, path)
+        own = {name: part for name, part in found.items() if isinstance(part, Part)}
+        return {**found, **target_fields(own, wishes["facts"].classes, path)}
     if "x_train" in first:
         whole = _apart(first, path)
     names: dict[str, tuple[str, ...]] = {}
@@ -82,6 +84,8 @@ def target_fields(
 ) -> dict[str, Any]:
     """`objective` and `classes` by the targets of the parts; the classes are checked.
 
+    Classes without names are called by their numbers.
+
     Raises:
         InputError: a target that is no number of a class.
     """
@@ -97,7 +101,8 @@ def target_fields(
         raise InputError(f"{path}: a target is negative; classes are numbered from 0.")
     if classes is not None and highest >= len(classes):
         raise InputError(f"{path}: target {highest}, but there are {len(classes)} class names.")
-    return {"objective": "categorical", "classes": classes}
+    numbers = tuple(map(str, range(highest + 1)))
+    return {"objective": "categorical", "classes": numbers if classes is None else classes}
 
 
 def _apart(held: Arrays, path: Path) -> dict[str, Arrays]:

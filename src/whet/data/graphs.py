@@ -21,19 +21,19 @@ INDICES = {"train": "train_idx", "valid": "val_idx", "test": "test_idx"}
 
 
 def read_arrays(held: Mapping[str, Array], path: Path) -> dict[str, Any]:
-    """The fields of a `Loaded` from a graph's arrays.
+    """The fields of a `Loaded` from a graph's arrays, but for those that tell of the targets.
 
     `edges` (M, 2); features `x_indptr`, `x_indices`, `x_shape`; classes `y` with -1 for none and
     the rows of the parts `train_idx`, `val_idx`, `test_idx`; or `labels` (K, 2), pairs of node and
     group. All nodes are train where no parts are given.
     """
     graph = _graph(held, path)
-    targets, objective = _targets(held, graph.nodes, path)
+    targets = _targets(held, graph.nodes, path)
     given = {part: held[key] for part, key in INDICES.items() if key in held}
     if "train" not in given:
         given = {"train": np.arange(graph.nodes)}
     parts = {part: _part(given, part, targets, graph.nodes, path) for part in given}
-    return {**parts, "kind": "graph", "graph": graph, "objective": objective}
+    return {**parts, "kind": "graph", "graph": graph}
 
 
 def read_edges(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,13 +101,13 @@ def _numbers(held: Mapping[str, Array], key: str, path: Path, count: int) -> lis
     return found
 
 
-def _targets(held: Mapping[str, Array], nodes: int, path: Path) -> tuple[Array | None, str | None]:
+def _targets(held: Mapping[str, Array], nodes: int, path: Path) -> Array | None:
     if "y" in held:
         if len(classes := _line(held, "y", path)) != nodes:
             raise InputError(f"{path}: y has shape {classes.shape} for {nodes} nodes.")
-        return classes, "categorical"
+        return classes
     if "labels" not in held:
-        return None, None
+        return None
     pairs = held["labels"]
     if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
         raise InputError(f"{path}: labels is {pairs.dtype} {pairs.shape}; give integers (K, 2).")
@@ -119,7 +119,7 @@ def _targets(held: Mapping[str, Array], nodes: int, path: Path) -> tuple[Array |
         raise InputError(f"{path}: labels names a node or a group that is not there.")
     targets = np.zeros((nodes, groups), np.int64)
     targets[pairs[:, 0], pairs[:, 1]] = 1
-    return targets, "multi-label"
+    return targets
 
 
 def _part(

@@ -1,4 +1,4 @@
-"""Images in a zip: `<part>/<class>/<file>`, or `<class>/<file>`; read where they are."""
+"""Images in a zip, `<part>/<class>/<file>` or `<class>/<file>`; images as tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,10 +14,39 @@ from whet import parsing
 from whet.data.parts import Array, Part
 from whet.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 PARTS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 Member = tuple[str, str, str]  # part, class, name in the archive
+
+
+def pixels(images: Array) -> Tensor:
+    """Images as `load` gives them, as floats `(N, C, H, W)` in [0, 1].
+
+    Args:
+        images: uint8 `(N, H, W)`, or `(N, H, W, C)` with 1, 3 or 4 channels.
+
+    Raises:
+        InputError: they have another dtype or shape.
+
+    >>> pixels(np.full((2, 4, 5, 3), 51, np.uint8))[0, :, 0, 0]
+    tensor([0.2000, 0.2000, 0.2000])
+    """
+    import torch
+
+    plain = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))
+    if images.dtype != np.uint8 or not plain:
+        raise InputError(
+            f"these images are {images.dtype} {images.shape}; give uint8 (N, H, W), or (N, H, W, C)"
+            " with 1, 3 or 4 channels, as data.load does."
+        )
+    moved = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    # a copy in this order: a view would be laid out with channels last, and train otherwise
+    copied = torch.from_numpy(np.array(moved, order="C"))
+    return copied.to(torch.get_default_dtype()).div_(255)
 
 
 def read(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,16 +30,20 @@ class Labels:
     names: tuple[str, ...]
 
     @classmethod
-    def fit(cls, values: Iterable[Any]) -> Labels:
+    def fit(cls, values: Iterable[Any], what: str = "the target") -> Labels:
         """The classes among the training part's targets.
+
+        Args:
+            values: one class per row.
+            what: what an error calls them, such as a column and its file.
 
         Raises:
             InputError: a row without a class, or fewer than two classes.
         """
-        found = set(_named(values))
+        found = set(_named(values, what))
         if len(found) < 2:
             raise InputError(
-                f"the target has {len(found)} class{'es' if not found else ''}"
+                f"{what} has {len(found)} class{'es' if not found else ''}"
                 f"{'' if not found else ': ' + next(iter(found))}; it takes two to tell apart."
             )
         numbers = {name: number(name) for name in found}
@@ -48,8 +52,12 @@ class Labels:
     def __len__(self) -> int:
         return len(self.names)
 
-    def encode(self, values: Iterable[Any]) -> Tensor:
+    def encode(self, values: Iterable[Any], what: str = "the target") -> Tensor:
         """Numbers of the classes, int64 `(N,)`.
+
+        Args:
+            values: one class per row.
+            what: what an error calls them, such as a column and its file.
 
         Raises:
             InputError: a class that the training part did not have; it is named.
@@ -57,13 +65,14 @@ class Labels:
         import torch
 
         ids = {name: at for at, name in enumerate(self.names)}
-        found = _named(values)
+        found = _named(values, what)
         odd = next((row for row, name in enumerate(found) if name not in ids), None)
         if odd is not None:
             listed = ", ".join(self.names[:10]) + (", ..." if len(self.names) > 10 else "")
             raise InputError(
-                f"row {odd} has class {found[odd]!r}, which the training part does not have; it "
-                f"has {listed}. Drop such rows, or split so that training sees every class."
+                f"{what}: row {odd} has class {found[odd]!r}, which the training part does not "
+                f"have; it has {listed}. Drop such rows, or split so that training sees every "
+                "class."
             )
         return torch.tensor([ids[name] for name in found], dtype=torch.int64)
 
@@ -109,11 +118,13 @@ def different(found: Mapping[str, Any], key: str, what: str) -> tuple[str, ...]:
     return tuple(held or ())
 
 
-def _named(values: Iterable[Any]) -> list[str]:
+def _named(values: Iterable[Any], what: str) -> list[str]:
     listed = values.tolist() if hasattr(values, "tolist") else list(values)
     names = [text(value) for value in listed]
     if "" in names:
-        raise InputError(f"row {names.index('')} has no class. Drop the rows without a target.")
+        raise InputError(
+            f"{what}: row {names.index('')} has no class. Drop the rows without a target."
+        )
     return names
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whet.errors import InputError, UnknownName
+
 Array = NDArray[Any]
 
 
@@ -42,11 +44,34 @@ class Part:
         targets = None if self.targets is None else self.targets[places]
         return Part(_take(self.inputs, places), targets, _take(self.extra, places))
 
+    def column(self, name: str) -> Any:
+        """The values of one column, of a table's inputs or of `extra`, such as groups to split by.
+
+        Raises:
+            UnknownName: there is none of this name.
+
+        >>> Part(["a", "b"], extra={"author": ["ann", "bob"]}).column("author")
+        ['ann', 'bob']
+        """
+        columns = {**self.extra, **(self.inputs if isinstance(self.inputs, Mapping) else {})}
+        if name not in columns:
+            raise UnknownName("column of the data", name, columns)
+        return columns[name]
+
 
 def _take(values: Any, rows: Array) -> Any:
     if isinstance(values, Mapping):
         return {name: _take(column, rows) for name, column in values.items()}
     return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
+
+
+def _join(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {name: _join([one[name] for one in values]) for name in first}
+    if isinstance(first, np.ndarray):
+        return np.concatenate(values)
+    return [value for one in values for value in one]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +119,9 @@ class Loaded:
         valid: rows to choose by, where the folder has them.
         test: rows to judge by, where the folder has them.
         objective: what the targets are: `categorical`, `multi-label`, `real`; None without any.
-        classes: names of the classes in the order of their numbers, where known.
+        classes: names of the classes in the order of their numbers. Categorical targets always
+            have them: those that nobody named are called "0", "1", ...; several labels have them
+            where they are known.
         target: the name of a table's target column.
         types: types of a table's columns where its README tells them, for `Columns.fit`.
         names: names of what numbers in `extra` mean, such as speakers.
@@ -120,3 +147,36 @@ class Loaded:
         """The parts that there are, by name."""
         found = {"train": self.train, "valid": self.valid, "test": self.test}
         return {name: part for name, part in found.items() if part is not None}
+
+    def joined(self) -> tuple[Part, Array | None]:
+        """The rows of all parts as one, and the numbers of the test part's; None without one.
+
+        For `split`: `judge=` these numbers keeps a given test part, and without it all rows are
+        split anew. An extra column that one of the parts lacks is left out.
+
+        Raises:
+            InputError: some parts have targets and others none, or their rows differ in shape.
+
+        >>> data = Loaded("two", "texts", Part(["a", "b"]), test=Part(["c"]))
+        >>> rows, test = data.joined()
+        >>> rows.inputs, test.tolist()
+        (['a', 'b', 'c'], [2])
+        """
+        parts = list(self.parts.values())  # test comes last
+        without = [name for name, part in self.parts.items() if part.targets is None]
+        if without and len(without) < len(parts):
+            raise InputError(
+                f"{self.name}: {', '.join(without)} has no targets and other parts have: use the "
+                "parts one by one."
+            )
+        known = [name for name in self.train.extra if all(name in part.extra for part in parts)]
+        try:
+            every = Part(
+                _join([part.inputs for part in parts]),
+                None if without else _join([part.targets for part in parts]),
+                {name: _join([part.extra[name] for part in parts]) for name in known},
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{self.name}: the parts cannot be joined: {error}.") from error
+        test = 0 if self.test is None else len(self.test)
+        return every, np.arange(len(every) - test, len(every)) if test else None

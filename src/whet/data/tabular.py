@@ -37,9 +37,11 @@ def read(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str, Any]
     fields = {"kind": "table", "target": target, "types": types}
     if _is_regression(wishes["regression"], facts, target, columns["train"]):
         return {**fields, "objective": "real", **_real(tables, columns, files)}
-    labels = Labels.fit(columns["train"])
+    told = {part: f"column {target!r} of {path}" for part, path in files.items()}
+    labels = Labels.fit(columns["train"], told["train"])
     parts = {
-        part: Part(table, labels.encode(columns[part]).numpy()) for part, table in tables.items()
+        part: Part(table, labels.encode(columns[part], told[part]).numpy())
+        for part, table in tables.items()
     }
     return {**fields, **parts, "objective": "categorical", "classes": labels.names}
 

@@ -32,9 +32,10 @@ def read_rows(files: Mapping[str, Path], wishes: Mapping[str, Any]) -> dict[str,
         parts = {part: _part(own, None) for part, own in rows.items()}
         return {**parts, "kind": "texts"}
     if all(isinstance(row.get("label"), str) for row in flat):
-        labels = Labels.fit(row["label"] for row in rows["train"])
+        told = {part: f"'label' in {path}" for part, path in files.items()}
+        labels = Labels.fit((row["label"] for row in rows["train"]), told["train"])
         parts = {
-            part: _part(own, labels.encode(row["label"] for row in own).tolist())
+            part: _part(own, labels.encode((row["label"] for row in own), told[part]).tolist())
             for part, own in rows.items()
         }
         return {**parts, "kind": "texts", "classes": labels.names, "objective": "categorical"}

@@ -100,8 +100,9 @@ class CutMix(Method):
     Cost: no pass; 2 copies of the mixed inputs.
 
     Raises:
-        InputError: an input to mix has no two spatial dimensions, or others than the rest; `at`
-            matches none; or the objective's targets have no mixture (tokens, embeddings).
+        InputError: an input to mix has no two spatial dimensions, or others than the rest; or `at`
+            matches none.
+        NotApplicable: the objective's targets have no mixture (tokens, embeddings).
 
     Paper: Yun et al. 2019, arXiv:1905.04899.
 
@@ -129,6 +130,9 @@ class CutMix(Method):
             "avoid_when": "目标很小或只占局部：一个方框可能盖住整个目标，也可能完全不含目标",
         },
     )  # fmt: skip
+
+    def build(self, run: Training) -> None:
+        mixing.check_targets(self.key, run)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.alpha == 0.0 or batch.targets is None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from whet.batch import Batch
+from whet.errors import NotApplicable
 from whet.forward import Forward
 from whet.method import Card, InnerForward, Layer, Method, Resource, method
 from whet.objectives.families import family
@@ -39,7 +40,8 @@ class LabelSmoothing(Method):
     Cost: no pass; targets of the size of the output.
 
     Raises:
-        InputError: the targets are reals or embeddings, or a class is out of range.
+        InputError: a class is out of range.
+        NotApplicable: the targets are reals or embeddings.
 
     Paper: Szegedy et al. 2016, arXiv:1512.00567.
 
@@ -66,6 +68,14 @@ class LabelSmoothing(Method):
             "avoid_when": "模型要用作蒸馏的教师，或需要直接使用未校准的置信度",
         },
     )  # fmt: skip
+
+    def build(self, run: Training) -> None:
+        kind = run.objective.family.name
+        if kind in ("real", "embedding"):
+            raise NotApplicable(
+                self.key, f"objective '{kind}' has no classes to spread a probability over. Leave "
+                "it out, or use objective 'categorical', 'multi-label' or 'tokens'."
+            )  # fmt: skip
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.epsilon == 0.0 or batch.targets is None:

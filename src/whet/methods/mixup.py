@@ -60,8 +60,8 @@ class MixUp(Method):
     Cost: no pass; 1 copy of the mixed inputs.
 
     Raises:
-        InputError: an input to mix is no floating tensor, `at` matches none, or the objective's
-            targets have no mixture (tokens, embeddings).
+        InputError: an input to mix is no floating tensor, or `at` matches none.
+        NotApplicable: the objective's targets have no mixture (tokens, embeddings).
 
     Paper: Zhang et al. 2018, arXiv:1710.09412.
 
@@ -89,6 +89,9 @@ class MixUp(Method):
             "avoid_when": "两个输入混合后原有标签不再成立：密集预测或定位任务",
         },
     )  # fmt: skip
+
+    def build(self, run: Training) -> None:
+        mixing.check_targets(self.key, run)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.alpha == 0.0 or batch.targets is None:

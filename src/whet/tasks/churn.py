@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -95,17 +94,15 @@ class TableNet(nn.Module):
 
 def task(seed: int) -> Task:
     """The task of one seed: split, encoding and initial weights vary with it."""
-    data = load(FOLDER)
-    assert data.test is not None
+    data = load(FOLDER, kind="table", objective="categorical")
     assert data.classes is not None
-    test = data.test.inputs
-    table = {name: [*column, *test[name]] for name, column in data.train.inputs.items()}
-    labels = np.concatenate([data.train.targets, data.test.targets])
-    parts = split(labels, seed)
-    columns = Columns.fit(_rows(table, parts.train), data.types)
+    whole, _ = data.joined()
+    parts = split(whole.targets, seed)
+    columns = Columns.fit(whole.take(parts.train).inputs, data.types)
 
     def rows(chosen: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-        return columns.encode(_rows(table, chosen)), torch.from_numpy(labels[chosen])
+        own = whole.take(chosen)
+        return columns.encode(own.inputs), torch.as_tensor(own.targets)
 
     with seeding.borrowed(seeding.key(seed, "init")):
         model = TableNet(columns.cardinalities, len(columns.number_names), len(data.classes))
@@ -113,7 +110,3 @@ def task(seed: int) -> Task:
         model=model, train=rows(parts.train), select=rows(parts.select), judge=rows(parts.judge),
         metrics=METRICS, classes=data.classes, name="churn",
     )  # fmt: skip
-
-
-def _rows(table: dict[str, list[str]], chosen: np.ndarray) -> dict[str, Any]:
-    return {name: [column[row] for row in chosen] for name, column in table.items()}

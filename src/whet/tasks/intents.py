@@ -35,7 +35,7 @@ ABOUT = About(
     ),
     settings={
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
-        "fast_fgsm": {"scope": "embeddings", "during": [0.25, 1]},
+        "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
@@ -127,17 +127,16 @@ class TextEncoder(nn.Module):
 
 def task(seed: int) -> Task:
     """The task of one seed: split, vocabulary and initial weights vary with it."""
-    data = load(FOLDER)
-    assert data.test is not None
+    data = load(FOLDER, kind="texts", objective="categorical")
     assert data.classes is not None
-    texts = [*data.train.inputs, *data.test.inputs]
-    labels = np.concatenate([data.train.targets, data.test.targets])
-    parts = split(labels, seed)
-    vocabulary = Vocabulary.fit([texts[row] for row in parts.train], characters=False, min_count=2)
+    whole, _ = data.joined()
+    parts = split(whole.targets, seed)
+    known = whole.take(parts.train).inputs
+    vocabulary = Vocabulary.fit(known, characters=False, min_count=2)
 
     def rows(chosen: np.ndarray) -> tuple[Tensor, Tensor]:
-        coded = vocabulary.encode([texts[row] for row in chosen], LENGTH)
-        return coded, torch.from_numpy(labels[chosen])
+        own = whole.take(chosen)
+        return vocabulary.encode(own.inputs, LENGTH), torch.as_tensor(own.targets)
 
     with seeding.borrowed(seeding.key(seed, "init")):
         model = TextEncoder(len(vocabulary), len(data.classes), longest=LENGTH)

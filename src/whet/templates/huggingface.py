@@ -10,6 +10,7 @@ needs transformers (pip install "whet[text]") and fetches nothing. As it stands 
 sample, its model a tiny one that begins at random, its tokenizer made of the sample.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -90,23 +91,23 @@ ABOUT = whet.About(
 
 def task(seed: int) -> whet.Task:
     """Everything of one seed, by which whet has seeded torch, numpy and random before."""
-    texts, labels, names, test = rows()
+    whole, names, test = rows()
     # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
     # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
     # lucky split. Texts of one author or page belong together: groups=<one value per text>.
-    parts = data.split(labels, seed, judge=test)
+    parts = data.split(whole.targets, seed, judge=test)
     # What is fitted sees the training part alone; a checkpoint's tokenizer is fitted already.
-    tokenizer = pretrained([texts[row] for row in parts.train])
+    tokenizer = pretrained(whole.take(parts.train).inputs)
 
     def part(chosen: np.ndarray) -> dict[str, torch.Tensor]:
         # A BatchEncoding: what stands under "labels" is the target, the rest are the arguments of
         # the model's forward. All rows are padded to the longest; where lengths differ much, give
         # lists of samples and Task(collate=transformers.DataCollatorWithPadding(tokenizer)).
+        own = whole.take(chosen)
         coded = tokenizer(
-            [texts[row] for row in chosen],
-            padding=True, truncation=True, max_length=LENGTH, return_tensors="pt",
-        )  # fmt: skip
-        return {**coded, "labels": torch.from_numpy(labels[chosen])}
+            own.inputs, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"
+        )
+        return {**coded, "labels": torch.from_numpy(own.targets)}
 
     return whet.Task(
         network(len(tokenizer), len(names)),  # the fresh weights vary with the seed as well
@@ -119,25 +120,18 @@ def task(seed: int) -> whet.Task:
 
 
 @cache  # read once, however many seeds this process trains
-def rows() -> tuple[list[str], np.ndarray, list[str], np.ndarray | None]:
-    """Texts, classes (N,), names of the classes, and given test rows."""
+def rows() -> tuple[data.Part, Sequence[str], np.ndarray | None]:
+    """All texts with their classes, names of the classes, and given test rows."""
     if FOLDER is None:
         return *sample(), None
-    found = data.load(Path(__file__).parent / FOLDER)
-    if (found.kind, found.objective) != ("texts", "categorical"):
-        raise ValueError(f"{FOLDER} holds {found.kind} ({found.objective}), no texts in classes")
-    every = found.parts.values()  # test comes last
-    texts = [text for part in every for text in part.inputs]
-    labels = np.concatenate([part.targets for part in every])
-    given = KEEP_TEST and found.test is not None
-    test = np.arange(len(labels) - len(found.test), len(labels)) if given else None
-    names = found.classes or [str(name) for name in range(labels.max() + 1)]
-    return texts, labels, list(names), test
+    found = data.load(Path(__file__).parent / FOLDER, kind="texts", objective="categorical")
+    whole, test = found.joined()
+    return whole, found.classes, test if KEEP_TEST else None
 
 
-def sample() -> tuple[list[str], np.ndarray, list[str]]:
+def sample() -> tuple[data.Part, Sequence[str]]:
     """Every sentence that a few words on two topics make."""
     subjects = ("the rain", "a storm", "warm sun"), ("the band", "a choir", "her violin")
     verbs, ends = ("will be here", "was lovely", "did not last"), ("today", "at noon", "all week")
     made = [" ".join(words) for named in subjects for words in product(named, verbs, ends)]
-    return made, np.arange(2).repeat(len(made) // 2), ["weather", "music"]
+    return data.Part(made, np.arange(2).repeat(len(made) // 2)), ["weather", "music"]

@@ -9,6 +9,7 @@ where FILE is this file. It is code: whet runs it, and calls `task(seed)` for ev
 stands its data is a tiny sample, scikit-learn's handwritten digits.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -73,12 +74,11 @@ def task(seed: int) -> whet.Task:
     # lucky split. Images of one patient or place belong together: groups=<one value per image>.
     parts = data.split(labels, seed, judge=test)
     # What is fitted sees the training part alone, or the judged images would leak into training.
-    mean = images[parts.train].mean((0, 2, 3), keepdims=True)
-    std = images[parts.train].std((0, 2, 3), keepdims=True) + 1e-6
+    mean = images[parts.train].mean((0, 2, 3), keepdim=True)
+    std = images[parts.train].std((0, 2, 3), keepdim=True) + 1e-6
 
     def part(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        scaled = (images[chosen] - mean) / std
-        return torch.from_numpy(scaled), torch.from_numpy(labels[chosen])
+        return (images[chosen] - mean) / std, torch.from_numpy(labels[chosen])
 
     return whet.Task(
         Network(images.shape[1], len(names)),  # fresh weights, which vary with the seed as well
@@ -91,22 +91,16 @@ def task(seed: int) -> whet.Task:
 
 
 @cache  # read once, however many seeds this process trains
-def rows() -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | None]:
+def rows() -> tuple[torch.Tensor, np.ndarray, Sequence[str], np.ndarray | None]:
     """Images (N, channels, H, W) in [0, 1], classes (N,), their names, and given test rows.
 
     All of them in memory; for more than fits there, begin with `whet new --kind torch`.
     """
     if FOLDER is None:
         digits = load_digits()
-        images = digits.images[:, None].astype(np.float32) / 16
+        images = data.pixels((digits.images * 255 / 16).astype(np.uint8))
         return images, digits.target, [str(name) for name in digits.target_names], None
-    found = data.load(Path(__file__).parent / FOLDER, size=SIZE)
-    if (found.kind, found.objective) != ("images", "categorical"):
-        raise ValueError(f"{FOLDER} holds {found.kind} ({found.objective}), no images in classes")
-    images = np.concatenate([part.inputs for part in found.parts.values()])  # test comes last
-    labels = np.concatenate([part.targets for part in found.parts.values()])
-    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    given = KEEP_TEST and found.test is not None
-    test = np.arange(len(labels) - len(found.test), len(labels)) if given else None
-    names = found.classes or [str(name) for name in range(labels.max() + 1)]
-    return images.astype(np.float32) / 255, labels, list(names), test
+    place = Path(__file__).parent / FOLDER
+    found = data.load(place, size=SIZE, kind="images", objective="categorical")
+    whole, test = found.joined()
+    return data.pixels(whole.inputs), whole.targets, found.classes, test if KEEP_TEST else None

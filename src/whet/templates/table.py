@@ -9,6 +9,7 @@ where FILE is this file. It is code: whet runs it, and calls `task(seed)` for ev
 stands its data is a tiny sample, visits of customers that it makes itself.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -77,20 +78,22 @@ ABOUT = whet.About(
 
 def task(seed: int) -> whet.Task:
     """Everything of one seed, by which whet has seeded torch, numpy and random before."""
-    table, targets, names, types, test = rows()
+    whole, names, types, test = rows()
     # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
     # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
     # lucky split. Groups keep a customer's rows together: known customers are too easy a test.
-    parts = data.split(targets, seed, groups=table[GROUP] if GROUP else None, judge=test)
+    groups = whole.column(GROUP) if GROUP else None
+    parts = data.split(whole.targets, seed, groups=groups, judge=test)
     # What is fitted sees the training part alone. A category that it does not have becomes number
     # 0, a missing one 1; a missing number becomes the training median, and a column says where.
     types = types | ({GROUP: "drop"} if GROUP else {}) | TYPES
-    columns = data.Columns.fit(take(table, parts.train), types)
+    columns = data.Columns.fit(whole.take(parts.train).inputs, types)
+    targets = whole.targets
     if names is None:  # a number to predict; its metrics are then in standard deviations
         targets = (targets - targets[parts.train].mean()) / targets[parts.train].std()
 
     def part(chosen: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        return columns.encode(take(table, chosen)), torch.as_tensor(targets[chosen])
+        return columns.encode(whole.take(chosen).inputs), torch.as_tensor(targets[chosen])
 
     return whet.Task(
         Network(columns.cardinalities, len(columns.number_names), len(names or "1")),
@@ -103,27 +106,17 @@ def task(seed: int) -> whet.Task:
     )
 
 
-def take(table: dict[str, list], chosen: np.ndarray) -> dict[str, list]:
-    """Some rows of a table."""
-    return {name: [column[row] for row in chosen] for name, column in table.items()}
-
-
 @cache  # read once, however many seeds this process trains
-def rows() -> tuple[dict, np.ndarray, tuple[str, ...] | None, dict, np.ndarray | None]:
-    """Columns without the target, targets, names of the classes, types, and given test rows."""
+def rows() -> tuple[data.Part, Sequence[str] | None, dict, np.ndarray | None]:
+    """Columns and targets, names of the classes (None: a number), types, and given test rows."""
     if FOLDER is None:
         return *sample(), {}, None
-    found = data.load(Path(__file__).parent / FOLDER, target=TARGET)
-    every = found.parts.values()  # test comes last
-    columns = found.train.inputs
-    table = {name: [field for part in every for field in part.inputs[name]] for name in columns}
-    targets = np.concatenate([part.targets for part in every])
-    given = KEEP_TEST and found.test is not None
-    test = np.arange(len(targets) - len(found.test), len(targets)) if given else None
-    return table, targets, found.classes, dict(found.types), test
+    found = data.load(Path(__file__).parent / FOLDER, target=TARGET, kind="table")
+    whole, test = found.joined()
+    return whole, found.classes, dict(found.types), test if KEEP_TEST else None
 
 
-def sample() -> tuple[dict[str, list], np.ndarray, tuple[str, ...]]:
+def sample() -> tuple[data.Part, Sequence[str]]:
     """Five visits of each of 60 customers, some of them with gaps; the same for every seed."""
     random = np.random.default_rng(0)
     customer = np.repeat(np.arange(60), 5)
@@ -136,4 +129,4 @@ def sample() -> tuple[dict[str, list], np.ndarray, tuple[str, ...]]:
         "age": age.tolist(),
         "spent": np.where(missing[1], np.nan, spent).tolist(),
     }
-    return table, returned.astype(np.int64), ("no", "yes")
+    return data.Part(table, returned.astype(np.int64)), ("no", "yes")

@@ -9,6 +9,7 @@ where FILE is this file. It is code: whet runs it, and calls `task(seed)` for ev
 stands its data is a tiny sample, sentences on three topics that it makes itself.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -67,18 +68,19 @@ ABOUT = whet.About(
 
 def task(seed: int) -> whet.Task:
     """Everything of one seed, by which whet has seeded torch, numpy and random before."""
-    texts, labels, names, groups, test = rows()
+    whole, names, test = rows()
     # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
     # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
     # lucky split. Groups keep an author's texts together: known authors would be too easy a test.
-    parts = data.split(labels, seed, groups=groups, judge=test)
+    groups = whole.column(GROUP) if GROUP else None
+    parts = data.split(whole.targets, seed, groups=groups, judge=test)
     # What is fitted sees the training part alone: words that only judged texts have are unknown.
-    known = [texts[row] for row in parts.train]
+    known = whole.take(parts.train).inputs
     vocabulary = data.Vocabulary.fit(known, characters=CHARACTERS, min_count=2)
 
     def part(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        coded = vocabulary.encode([texts[row] for row in chosen], LENGTH)
-        return coded, torch.from_numpy(labels[chosen])
+        own = whole.take(chosen)
+        return vocabulary.encode(own.inputs, LENGTH), torch.from_numpy(own.targets)
 
     return whet.Task(
         Network(len(vocabulary), len(names)),  # fresh weights, which vary with the seed as well
@@ -91,24 +93,16 @@ def task(seed: int) -> whet.Task:
 
 
 @cache  # read once, however many seeds this process trains
-def rows() -> tuple[list[str], np.ndarray, list[str], list | None, np.ndarray | None]:
-    """Texts, classes (N,), names of the classes, groups, and given test rows."""
+def rows() -> tuple[data.Part, Sequence[str], np.ndarray | None]:
+    """All texts with their classes and further keys, names of the classes, given test rows."""
     if FOLDER is None:
-        return *sample(), None, None
-    found = data.load(Path(__file__).parent / FOLDER)
-    if (found.kind, found.objective) != ("texts", "categorical"):
-        raise ValueError(f"{FOLDER} holds {found.kind} ({found.objective}), no texts in classes")
-    every = found.parts.values()  # test comes last
-    texts = [text for part in every for text in part.inputs]
-    labels = np.concatenate([part.targets for part in every])
-    groups = GROUP and [value for part in every for value in part.extra[GROUP]]
-    given = KEEP_TEST and found.test is not None
-    test = np.arange(len(labels) - len(found.test), len(labels)) if given else None
-    names = found.classes or [str(name) for name in range(labels.max() + 1)]
-    return texts, labels, list(names), groups, test
+        return *sample(), None
+    found = data.load(Path(__file__).parent / FOLDER, kind="texts", objective="categorical")
+    whole, test = found.joined()
+    return whole, found.classes, test if KEEP_TEST else None
 
 
-def sample() -> tuple[list[str], np.ndarray, list[str]]:
+def sample() -> tuple[data.Part, Sequence[str]]:
     """Every sentence that a few words on three topics make."""
     topics = {
         "weather": ("the rain", "a storm", "warm sun"),
@@ -117,4 +111,4 @@ def sample() -> tuple[list[str], np.ndarray, list[str]]:
     }
     verbs, ends = ("will be here", "was lovely", "did not last"), ("today", "at noon", "all week")
     made = [" ".join(each) for named in topics.values() for each in product(named, verbs, ends)]
-    return made, np.arange(3).repeat(len(made) // 3), list(topics)
+    return data.Part(made, np.arange(3).repeat(len(made) // 3)), list(topics)

@@ -67,14 +67,15 @@ ABOUT = whet.About(
 
 def task(seed: int) -> whet.Task:
     """Everything of one seed, by which whet has seeded torch, numpy and random before."""
-    waves, labels, names, groups = recordings()
+    whole, names = recordings()
+    groups = np.asarray(whole.column(GROUP)) if GROUP else np.arange(len(whole))
     train, select, judge = three(groups, seed)
 
     def loader(chosen: np.ndarray, shuffle: bool = False) -> DataLoader:
         # Its order and what its Dataset draws follow from the seed, so every method sees the same.
         # Batches need no DataLoader: with train=Signals(...) and Task(collate=collate) whet makes
         # them, by ABOUT's batch_size, and a training that was stopped goes on to the bit.
-        signals = Signals([waves[row] for row in chosen], labels[chosen], noise=shuffle)
+        signals = Signals(whole.take(chosen), noise=shuffle)
         return DataLoader(signals, BATCH_SIZE, shuffle=shuffle, collate_fn=collate)
 
     return whet.Task(
@@ -102,17 +103,17 @@ def three(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
 class Signals(Dataset):
     """One recording and its class for each number; the training part gets fresh noise."""
 
-    def __init__(self, waves: Sequence[np.ndarray], labels: np.ndarray, noise: bool) -> None:
-        self.waves, self.labels, self.noise = waves, labels, noise
+    def __init__(self, part: data.Part, noise: bool) -> None:
+        self.part, self.noise = part, noise
 
     def __len__(self) -> int:
-        return len(self.waves)
+        return len(self.part)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        wave = torch.from_numpy(self.waves[row].astype(np.float32)) / 2**15
+        wave = torch.from_numpy(self.part.inputs[row].astype(np.float32)) / 2**15
         if self.noise:
             wave = wave + 0.01 * torch.randn(len(wave))
-        return wave, int(self.labels[row])
+        return wave, int(self.part.targets[row])
 
 
 def collate(samples: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
@@ -124,26 +125,20 @@ def collate(samples: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
 
 
 @cache  # read once, however many seeds this process trains
-def recordings() -> tuple[list[np.ndarray], np.ndarray, list[str], np.ndarray]:
-    """Waves, classes (N,), names of the classes, groups (N,)."""
+def recordings() -> tuple[data.Part, Sequence[str]]:
+    """Waves with their classes and further arrays, such as speakers; names of the classes."""
     if FOLDER is None:
         return sample()
-    found = data.load(Path(__file__).parent / FOLDER)
-    if (found.kind, found.objective) != ("audio", "categorical"):
-        raise ValueError(f"{FOLDER} holds {found.kind} ({found.objective}), no signals in classes")
-    every = found.parts.values()
-    waves = [wave for part in every for wave in part.inputs]
-    labels = np.concatenate([part.targets for part in every])
-    by = [part.extra[GROUP] for part in every] if GROUP else [np.arange(len(waves))]
-    names = found.classes or [str(name) for name in range(labels.max() + 1)]
-    return waves, labels, list(names), np.concatenate(by)
+    found = data.load(Path(__file__).parent / FOLDER, kind="audio", objective="categorical")
+    return found.joined()[0], found.classes
 
 
-def sample() -> tuple[list[np.ndarray], np.ndarray, list[str], np.ndarray]:
+def sample() -> tuple[data.Part, Sequence[str]]:
     """A low, a middle and a high tone, five times by each speaker; the same for every seed."""
     random = np.random.default_rng(0)
-    labels, groups = np.tile(np.arange(3), 40), np.repeat(np.arange(8), 15)
-    pitch = (0.05 * 2.0**labels) * (1 + groups / 40)
+    labels, speakers = np.tile(np.arange(3), 40), np.repeat(np.arange(8), 15)
+    pitch = (0.05 * 2.0**labels) * (1 + speakers / 40)
     waves = [np.sin(each * np.arange(random.integers(300, 600))) for each in pitch]
     noisy = [6000 * wave + random.normal(0, 3000, len(wave)) for wave in waves]
-    return [wave.astype(np.int16) for wave in noisy], labels, ["low", "middle", "high"], groups
+    whole = data.Part([wave.astype(np.int16) for wave in noisy], labels, {"speaker": speakers})
+    return whole, ["low", "middle", "high"]
