@@ -22,6 +22,10 @@ COMMAND = (sys.executable, "-m", "tests.study.fakes")
 PATIENCE = 30.0
 
 
+def _as_in_a_terminal() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background may ignore it
+
+
 class Study:
     """The command line on a folder, with fakes for the training."""
 
@@ -34,6 +38,7 @@ class Study:
         process = subprocess.Popen(
             arguments, cwd=ROOT, text=True, start_new_session=True, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env=os.environ | {"FAKE_SECONDS": str(seconds)},
+            preexec_fn=_as_in_a_terminal,
         )  # fmt: skip
         self.processes.append(process)
         return process
