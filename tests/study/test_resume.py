@@ -38,7 +38,7 @@ class Study:
         process = subprocess.Popen(
             arguments, cwd=ROOT, text=True, start_new_session=True, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env=os.environ | {"FAKE_SECONDS": str(seconds)},
-            preexec_fn=_as_in_a_terminal,
+            preexec_fn=_as_in_a_terminal,  # noqa: PLW1509 - one signal, and no threads here
         )  # fmt: skip
         self.processes.append(process)
         return process
