@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 FOLDER = "checkpoints"
 REFUSE, CONTINUE = "refuse", "continue"
+NEEDED = (
+    "stage", "updates", "offset", "seed", "recipe", "batches", "history", "optimizer_kind",
+    "drawn", "model", "stack", "optimizer", "scheduler", "scaler", "data", "micro_batch", "overfit",
+)  # fmt: skip
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -42,6 +46,12 @@ def check(run: Run, state: Mapping[str, Any]) -> bool:
     Raises:
         CheckpointError: it has another seed or another recipe.
     """
+    lacking = [name for name in NEEDED if name not in state]
+    if lacking:
+        raise CheckpointError(
+            f"the checkpoint lacks {', '.join(lacking)}: it was not written by this version of "
+            "whet. Use another folder."
+        )
     if state["seed"] != run.seed:
         raise CheckpointError(
             f"the checkpoint has seed {state['seed']} and this run {run.seed}. Use another folder "

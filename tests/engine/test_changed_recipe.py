@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.engine.tiny import linear
-from whet import description
+from whet import description, resume
 from whet.errors import CheckpointError
 from whet.methods import make
 from whet.run import Run
@@ -220,3 +220,12 @@ class TestContinued:
         assert not resumed.notes
         for a, b in zip(through.module.parameters(), resumed.module.parameters(), strict=True):
             assert torch.equal(a, b)
+
+
+def test_everything_that_is_saved_is_needed_and_its_lack_is_named() -> None:
+    state = run(STAGE).fit(3).state_dict()
+    assert set(resume.NEEDED) == set(state)
+    for name in resume.NEEDED:
+        less = {key: value for key, value in state.items() if key != name}
+        with pytest.raises(CheckpointError, match=f"lacks {name}: it was not written by"):
+            run(STAGE).load_state_dict(less)

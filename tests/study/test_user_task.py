@@ -142,3 +142,9 @@ def test_the_command_says_what_was_asked() -> None:
     assert request.command == (
         "whet study x/mine.py --methods ema --seeds 3 --budget 8h --when end --design both"
     )
+
+
+def test_a_study_is_no_task_for_torchrun(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "run it without torchrun" in whet(mine, "study", "mine.py", "--fast", expect=2)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from whet import checkpoint
+from whet import checkpoint, parsing
 from whet.errors import InputError, WhetError
 from whet.logs.log import EVERY, Log
 
@@ -243,8 +243,8 @@ def _made(name: str, make: Callable[[dict[str, Any]], Any], given: dict[str, Any
 def _identities(folder: Path) -> dict[str, str]:
     """What `trackers.json` holds; nothing where it is absent or damaged."""
     try:
-        known = json.loads((folder / FILE).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        known = parsing.values((folder / FILE).read_text("utf-8"))
+    except (OSError, ValueError):
         return {}
     return {k: v for k, v in known.items() if isinstance(v, str)} if isinstance(known, dict) else {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,6 +51,7 @@ class Evidence:
 
 def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence | Rehearsal:
     """Run what is not there yet, then write results, verdicts and report."""
+    _check_alone()
     planner = Planner(request)
     store = Store(request.folder)
     with store.locked() as dead:
@@ -72,6 +74,14 @@ def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence 
             _say(console, f"Continue with: {replace(request, fresh=False).command}")
             raise
         return conclude(store)
+
+
+def _check_alone() -> None:
+    if os.environ.get("TORCHELASTIC_RUN_ID") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "a study starts its own processes: run it without torchrun, with --jobs for as many "
+            "runs at a time as you want."
+        )
 
 
 def _kept(store: Store) -> str:
