@@ -17,6 +17,7 @@ from whet.data.parts import Array, Part
 from whet.errors import InputError
 
 Arrays = dict[str, Array]
+MOST = 10_000_000  # classes: more were numbered by something else than counting
 JOINED = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
@@ -101,7 +102,12 @@ def target_fields(
         raise InputError(f"{path}: a target is negative; classes are numbered from 0.")
     if classes is not None and highest >= len(classes):
         raise InputError(f"{path}: target {highest}, but there are {len(classes)} class names.")
-    numbers = tuple(map(str, range(highest + 1)))
+    if classes is None and highest >= MOST:
+        raise InputError(
+            f"{path}: target {highest} would be the last of as many classes. Number the classes "
+            "from 0 without gaps."
+        )
+    numbers = tuple(map(str, range(highest + 1))) if classes is None else ()
     return {"objective": "categorical", "classes": numbers if classes is None else classes}
 
 
