@@ -16,7 +16,7 @@ from rich.table import Table
 
 from whet.study import wording
 from whet.study.plan import Node, Row
-from whet.study.statistics import HELPS, HURTS, Comparison, ranked
+from whet.study.statistics import HELPS, HURTS, IDENTICAL, Comparison, ranked
 
 STYLES = {HELPS: "bold blue", HURTS: "bold dark_orange"}
 MARKS = {"done": "", "failed": "[red]failed[/]", "diverged": "[dark_orange]diverged[/]"}
@@ -137,7 +137,8 @@ def table(comparisons: Sequence[Comparison], metric: str, against: str | None = 
     shown.add_column("time", justify="right", no_wrap=True)
     for each in ranked(comparisons):
         style = STYLES.get(each.verdict, "")
-        said = each.verdict if against is None else wording.LEAVING.get(each.verdict, each.verdict)
+        short = {IDENTICAL: "identical"} if against is None else wording.LEAVING
+        said = short.get(each.verdict, each.verdict)
         verdict = f"[{style}]{said}[/]" if style else said
         lost = len(each.left_out) if each.n else 0
         verdict += f" [dim]({wording.counted(lost, 'seed')} left out)[/]" if lost else ""
