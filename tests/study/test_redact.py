@@ -25,10 +25,11 @@ CARRIERS = [
     "Bearer {}",
 ]  # fmt: skip
 WORDS = ["before ", "(", "\n", "{'a': 1, ", "é", "密钥"]
+ADMIN = "/" + "root"  # the home of a machine's administrator
 KEPT = [
     "one class per token: targets (N, T)", "max_tokens=512", "mask_token=[MASK] pad_token=0",
     "token=None, password=False", "sk-learn-contrib-and-other", "hf_hub_download failed",
-    "https://example.org/home/page", "src/home/view.py", "a/root/b", "/rooted", "x@y.org",
+    "https://example.org/home/page", "src/home/view.py", f"a{ADMIN}/b", f"{ADMIN}ed", "x@y.org",
     "ema:decay=0.99:during=[0.25, 1]", "secretary = 3", "9615f1c0ffee00112233445566778899aabbccdd",
     "UsersGuide", "the key is missing: 'labels'", statistics.rule(),
 ]  # fmt: skip
@@ -59,12 +60,12 @@ def test_values_go_by_the_name_before_them(carrier: str, secret: str, before: st
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("/home/ann/data/x.csv", "~/data/x.csv"), ("/root/x", "~/x"), ("'/root'", "'~'"),
+        ("/home/ann/data/x.csv", "~/data/x.csv"), (f"{ADMIN}/x", "~/x"), (f"'{ADMIN}'", "'~'"),
         ("/Users/ann/x", "~/x"), ("/mnt/c/Users/ann/x", "~/x"), ("/nfs/home/ann", "~"),
         (r"C:\Users\ann\x.py", r"~\x.py"), (r"C:\Users\Ann Lee\x.py", r"~\x.py"),
         (r"'c:\\Users\\ann\\x'", r"'~\\x'"), ("C:/Users/ann/x", "~/x"),
         (r"\\server\Users\ann\x", r"~\x"), ("file:///home/ann/x", "file://~/x"),
-        ("PATH=/usr/bin:/home/ann/bin:/root/bin", "PATH=/usr/bin:~/bin:~/bin"),
+        (f"PATH=/usr/bin:/home/ann/bin:{ADMIN}/bin", "PATH=/usr/bin:~/bin:~/bin"),
         ('File "/home/ann/a b/t.py", line 3', 'File "~/a b/t.py", line 3'),
         ("whet study x --out=/home/ann/out", "whet study x --out=~/out"),
     ],
