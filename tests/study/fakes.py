@@ -126,5 +126,5 @@ if __name__ == "__main__":
     from whet.study import figures, report
 
     # two seconds that these tests do not need
-    figures.forest = figures.learning = report.tradeoff = lambda *_: ""
+    figures.forest = figures.learning = figures.picture = report.tradeoff = lambda *_: ""
     main()

@@ -167,3 +167,12 @@ def test_curves_are_means_over_finished_seeds() -> None:
     rows = [row(0, "done", (1, 0.2), (2, 0.4)), row(1, "done", (1, 0.4)),
             row(2, "diverged", (1, 9.0))]  # fmt: skip
     assert figures.mean_curves(rows, "m") == {"a": [(1, pytest.approx(0.3))]}
+
+
+def test_the_picture_for_documents_stands_beside_the_report(folder: Path) -> None:
+    from xml.etree import ElementTree
+
+    text = (folder / "gains.svg").read_text(encoding="utf-8")
+    assert ElementTree.fromstring(text).tag.endswith("svg")  # an arm named <script> is in it
+    assert "<script" not in text
+    assert "var(--" not in text

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from whet.errors import InputError
-from whet.study import display, files, redact, report, statistics, wording
+from whet.study import display, figures, files, redact, report, statistics, wording
 from whet.study.execute import TRAIN, Watch, execute, execute_here
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.prepare import Planner, Prepared, Request
@@ -173,6 +173,9 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
     }
     files.write(store.folder / "verdicts.json", files.to_json(redact.values(verdicts), 2))
     files.write(store.report, report.build(study, rows, comparisons, rule, leaving))
+    if any(each.gain is not None for each in comparisons):
+        picture = figures.picture(comparisons, study["task"]["metric"])
+        files.write(store.folder / "gains.svg", picture)
     return Evidence(study, rows, comparisons, leaving, store.report)
 
 

@@ -7,7 +7,7 @@ nodes/NODE/manifest.json   renamed into place last: the node is done if and only
 nodes/NODE/failed.json     the last attempt failed; the same command tries again
 nodes/NODE/log.txt         what the node printed
 results.jsonl         one row a node, appended as they end, rebuilt when a study begins and ends
-results.csv  verdicts.json  report.html
+results.csv  verdicts.json  report.html  gains.svg
 ```
 """
 
@@ -32,7 +32,7 @@ LOCK = "study.lock"
 RAN = ("status", "updates", "seconds_per_update", "peak_memory")
 BLANK, FORMULA = tuple("\t\r\n"), tuple("=+-@＝＋－＠")
 OURS = ("study.json", "results.jsonl", "results.csv", "verdicts.json", "report.html", "nodes",
-        "rehearsal")  # fmt: skip
+        "rehearsal", "gains.svg")  # fmt: skip
 
 
 class Store:
