@@ -1,6 +1,6 @@
 """What a bank's customer asks for (BANKING77, 77 intents) and a small transformer encoder.
 
-An accuracy of about 0.86 without any method; one training takes about 20 seconds of one core.
+`whet study intents`: an accuracy of 0.855 without any method, the mean of 5 seeds.
 """
 
 from __future__ import annotations
