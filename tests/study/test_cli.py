@@ -112,7 +112,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr("whet.cli.application.app", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main()
 
@@ -122,7 +122,7 @@ def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyP
     def stopped() -> None:
         raise error
 
-    monkeypatch.setattr(cli, "app", stopped)
+    monkeypatch.setattr("whet.cli.application.app", stopped)
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == code

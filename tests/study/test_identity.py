@@ -23,7 +23,7 @@ FILES = {
     "methods/__init__.py": "",
     "methods/ema.py": "from whet import core",
     "methods/fgm.py": "from whet import core",
-    "cli.py": "y = 1",
+    "cli/__init__.py": "y = 1",
 }
 ARMS = [Arm("baseline"), Arm("ema", ({"name": "ema"},)), Arm("fgm", ({"name": "fgm"},))]
 
@@ -47,7 +47,7 @@ def codes(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: str) -> list[s
         ("methods/ema.py", "from whet import core\nz = 1", [False, True, False]),
         ("methods/fgm.py", "from whet import core\nz = 1", [False, False, True]),
         ("study/report.py", "build = 2", [False, False, False]),
-        ("cli.py", "y = 2", [False, False, False]),
+        ("cli/__init__.py", "y = 2", [False, False, False]),
         ("core.py", FILES["core.py"].replace("Doc", "Text") + "  # why", [False, False, False]),
     ],
 )

@@ -142,7 +142,7 @@ def reached(starts: Iterable[str]) -> dict[str, Path]:
 def _apart(name: str) -> bool:
     """Planning, keeping and showing do not change what is trained."""
     first, second, *_ = *name.split("."), ""
-    return first != "whet" or name == "whet.cli" or (second == "study" and name != TRAINING)
+    return first != "whet" or second == "cli" or (second == "study" and name != TRAINING)
 
 
 def _file(name: str) -> Path | None:
