@@ -116,6 +116,7 @@ class Method:
     outside: ClassVar[tuple[str, ...]] = ()
     companions: ClassVar[frozenset[str]] = frozenset()  # must stand beside it where they apply
     over_schedule: ClassVar[bool] = False  # the rates it owns lie over a schedule that goes on
+    looks_ahead: ClassVar[bool] = False  # what it does depends on where its span ends
     card: ClassVar[Card]
 
     span: tuple[float, float] = (0.0, 1.0)

@@ -137,8 +137,8 @@ class Run:
         run.heads.to(self.device)
         processes.begin(run, stage.micro_batch)
         self.stack.micro.notes = self.notes
-        self._judges = judging.can_judge(self.task, self.stack.objective)
-        run.score = self._score if self._judges else None
+        self.judges = judging.can_judge(self.task, self.stack.objective)
+        run.score = self._score if self.judges else None
         self.stack.carry(self._carried)
         self.stack.set_scheduler(optim.schedule(stage.schedule, self.stack.optimizer, length))
 
@@ -225,10 +225,15 @@ class Run:
         return happened
 
     def _due(self, ended: bool) -> None:
-        if self._judges and (ended or _divides(self.evaluate_every, self.updates)):
-            self._note(self.evaluate("select"))
+        self.judge_if_due(ended)
         if self.folder is not None and self.keeper.due(self, ended):
             self.save()
+
+    def judge_if_due(self, ended: bool) -> None:
+        """Evaluate on the select part, where that is due after this update."""
+        every = self.evaluate_every
+        if self.judges and (ended or (every is not None and self.updates % every == 0)):
+            self._note(self.evaluate("select"))
 
     def _note(self, metrics: dict[str, float]) -> None:
         self.stack.evaluated(metrics)
@@ -293,7 +298,3 @@ class Run:
         state = self.keeper.newest(self)
         if state is not None:
             self.load_state_dict(state)
-
-
-def _divides(every: int | None, updates: int) -> bool:
-    return every is not None and updates % every == 0

@@ -281,9 +281,9 @@ class Stack:
         return {
             "position": self.run.state_dict(),
             "heads": self.run.heads.state_dict(),
-            "methods": [m.key for m in self.methods],
+            "methods": [m.key for m in self.methods], "loss": self.loss,
             "states": {**self._carried, **{m.key: m.state_dict() for m in self._active}},
-        }
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; after the model's and the optimizer's own.
@@ -294,6 +294,7 @@ class Stack:
         nesting.check_same(state["methods"], [method.key for method in self.methods])
         self.run.load_state_dict(state["position"])
         self.run.heads.load_state_dict(state["heads"])
+        self._watch.replace(state.get("loss", 0.0), {})
         self.carry(state["states"])
         self._open, self._active = False, []
         self.open()

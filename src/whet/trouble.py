@@ -120,8 +120,8 @@ class LossWatch:
             added[name] = values.sum() * share + added.get(name, 0.0)
         return sum(self._first.values()), added
 
-    def replace(self, loss: Tensor, added: Mapping[str, Tensor]) -> None:
-        """Of all processes, in place of this one's."""
+    def replace(self, loss: float | Tensor, added: Mapping[str, Tensor]) -> None:
+        """Of all processes, in place of this one's; or of the window before a resume."""
         self._first = {0: loss}
         self._terms = [(name, value, 1.0) for name, value in added.items()]
 

@@ -14,7 +14,7 @@ from whet import compiling, modes, reducing, seeding
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
-from whet.method import Card, InnerForward, Layer, Method, method
+from whet.method import Card, InnerForward, Layer, Method, Placement, method
 from whet.objectives import call, info_nce, logits
 from whet.settings import number
 from whet.training import Training
@@ -119,6 +119,7 @@ class MoCo(Method):
     layer: ClassVar[Layer] = Layer.TEACHER
     needs: ClassVar[frozenset[str]] = frozenset({"view"})
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
+    placements: ClassVar[Placement] = Placement.START  # the optimizer holds its head from then on
     card: ClassVar[Card] = Card(
         title="MoCo", paper="arXiv:1911.05722", cost="+1 forward, +1 copy of the model", tier=1,
         phase="pre-training", data="views",

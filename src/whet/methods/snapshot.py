@@ -78,6 +78,7 @@ class Snapshot(Method):
     layer: ClassVar[Layer] = Layer.PREDICTION
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.LEARNING_RATE})
     placements: ClassVar[Placement] = Placement.START
+    looks_ahead: ClassVar[bool] = True
     neutral: ClassVar[str] = "it sets the learning rate; one cycle is cosine annealing"
     card: ClassVar[Card] = Card(
         title="Snapshot ensemble", paper="arXiv:1704.00109",

@@ -100,6 +100,7 @@ class SWA(Method):
     )
     companions: ClassVar[frozenset[str]] = frozenset({"precise_bn"})
     over_schedule: ClassVar[bool] = True
+    looks_ahead: ClassVar[bool] = True
     # collected at the end alone, the mean is the last weights
     neutral: ClassVar[dict[str, Any]] = {"lr": None, "every": 1_000_000}
     card: ClassVar[Card] = Card(
