@@ -119,6 +119,11 @@ class TestSchedules:
     def test_linear(self) -> None:
         assert rates("linear", 4) == pytest.approx([2.0, 1.5, 1.0, 0.5])
 
+    def test_peak(self) -> None:
+        low = rates({"name": "linear", "floor": 0.5, "peak": 0.1}, 4)
+        assert low == pytest.approx([0.1 * r for r in rates({"name": "linear", "floor": 0.5}, 4)])
+        assert rates({"name": "constant", "peak": 0.1}, 2) == pytest.approx([0.2] * 2)
+
     def test_floor(self) -> None:
         found = rates({"name": "linear", "floor": 0.5}, 4)
         assert found == pytest.approx([2 * (0.5 + 0.5 * (1 - at / 4)) for at in range(4)])
@@ -149,8 +154,8 @@ class TestSchedules:
             UnknownName, match="setting of schedule cosine 'warm'; did you mean 'war"
         ):
             optim.schedule({"name": "cosine", "warm": 0.1}, optimizer, 5)
-        for bad in ({"warmup": 1.0}, {"warmup": -0.1}, {"floor": 2.0}):
-            with pytest.raises(InputError, match=r"warmup lies in \[0, 1\) and floor in \[0, 1\]"):
+        for bad in ({"warmup": 1.0}, {"warmup": -0.1}, {"floor": 2.0}, {"peak": 0.0}, {"peak": 2}):
+            with pytest.raises(InputError, match=r"warmup lies in \[0, 1\), floor"):
                 optim.schedule({"name": "cosine", **bad}, optimizer, 5)
         with pytest.raises(InputError, match="from a int"):
             optim.schedule(3, optimizer, 5)  # type: ignore[arg-type]

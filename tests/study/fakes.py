@@ -39,8 +39,8 @@ def names() -> list[str]:
 def catalogue() -> list[dict[str, Any]]:
     setting = {"name": "weight", "default": 1.0, "range": "[0, inf)"}
     facts = {"paper": "A. Author (2020)", "owns": ["backward"], "needs": [], "phase": "training",
-             "placements": ["anytime"], "companions": [], "cost": "1 pass", "tier": 1,
-             "data": "any",
+             "placements": ["anytime"], "companions": [], "looks_ahead": False,
+             "cost": "1 pass", "tier": 1, "data": "any",
              "avoid_when": "never", "status": "stable", "layer": "objective"}  # fmt: skip
     return [
         {"name": name, "title": f"Title of {name}", "settings": [setting], "doc": "A docstring."}

@@ -24,7 +24,7 @@ def names(made: design.Design) -> list[str]:
     ("given", "when", "said"),
     [
         ("addone", "whole", "did you mean 'add-one'"),
-        ("both", "beginning", "There are: end, start, whole"),
+        ("both", "beginning", "There are: after, end, start, whole"),
         ("both", " , ", "--when names no part"),
     ],
 )
@@ -103,3 +103,19 @@ def test_settings_are_written_as_the_command_line_reads_them() -> None:
     given = ["ema", {"name": "fgm", "during": [0.25, 1.0], "scope": "table"}]
     read = arms.parse(arms.written(given), catalogue())
     assert [arm.methods[0] for arm in read] == [{"name": "ema"}, given[1]]
+
+
+def test_after_is_a_stage_of_its_own_with_its_own_control() -> None:
+    found, left_out = placed("ema,snapshot", "whole", "after")
+    made = design.designed("both", found)
+    assert left_out == {}
+    named = {arm.name: arm for arm in made.arms}
+    assert named["ema"].after is None
+    assert named["ema@after"].after == ({"name": "ema"},)
+    assert named["ema@after"].methods == ()
+    assert named["baseline@after"].after == ()
+    assert named["baseline@after"].reference == "baseline"
+    assert named["ema@after"].reference == "baseline@after"
+    assert named["all@after"].after == ({"name": "ema"}, {"name": "snapshot"})
+    assert named["all@after without ema@after"].reference == "all@after"
+    assert {arm.placement for arm in made.arms} == {"whole", "after"}

@@ -15,6 +15,7 @@ from whet import tasks
 from whet.metrics import METRICS
 from whet.stopping import Terminated
 from whet.study import node, worker
+from whet.study.clock import Clock, joined, weighted
 from whet.study.plan import Node
 from whet.study.store import Store
 from whet.tasks import digits
@@ -111,7 +112,7 @@ def test_a_node_cut_off_continues_from_its_checkpoint(
         node.train(job, tmp_path / "cut")
     monkeypatch.undo()
     seen = []
-    monkeypatch.setattr(node._Clock, "updated", lambda clock, run: seen.append(run.updates))
+    monkeypatch.setattr(Clock, "updated", lambda clock, run: seen.append(run.updates))
     assert node.train(job, tmp_path / "cut")["metrics"] == wanted
     assert seen == list(range(7, 13))
 
@@ -136,19 +137,24 @@ def test_every_task_is_found() -> None:
 
 
 def test_the_time_of_a_part_counts_as_long_as_the_part_is() -> None:
-    clock = node._Clock()
+    clock = Clock()
     clock.gaps = [((at + 0.5) / 8, 4.0 if at >= 6 else 1.0) for at in range(8)]
     clock.gaps[2] = (2.5 / 8, 60.0)  # an evaluation
     assert clock.median() == 1.0
-    assert clock.median([0.0, 0.75, 1.0]) == pytest.approx(0.75 * 1.0 + 0.25 * 4.0)
+    paces = clock.paces([0.0, 0.75, 1.0])
+    assert paces == [[0.0, 0.75, 1.0], [0.75, 1.0, 4.0]]
+    assert weighted(paces) == pytest.approx(0.75 * 1.0 + 0.25 * 4.0)
     clock.gaps = clock.gaps[6:]  # resumed late: nothing is known of the first part
-    assert clock.median([0.0, 0.75, 1.0]) == pytest.approx(4.0)
-    assert node._Clock().median() == 0.0
+    assert weighted(clock.paces([0.0, 0.75, 1.0])) == pytest.approx(4.0)
+    assert joined([[0.0, 0.75, 1.0]], clock.paces([0.0, 1.0])) == [
+        [0.0, 0.75, 1.0], [0.75, 1.0, 4.0]
+    ]  # fmt: skip
+    assert Clock().median() == weighted([]) == 0.0
 
 
 def test_every_part_of_training_is_rehearsed(tmp_path: Path) -> None:
     given = ({"name": "sam", "during": [0.75, 1.0]}, {"name": "ema"}, {"name": "snapshot"})
-    parts = list(node._parts(given))
+    parts = list(node._parts(Node("digits", "late", given, 0)))
     assert [(a, b, [one["name"] for one in active]) for a, b, active in parts] == [
         (0.0, 0.75, ["ema", "snapshot"]), (0.75, 1.0, ["sam", "ema", "snapshot"]),
     ]  # fmt: skip
@@ -185,18 +191,18 @@ def test_a_node_that_is_asked_to_end_leaves_a_checkpoint_and_no_row(
 ) -> None:
     """SIGTERM to a worker: its process ends with 143, and the node goes on where it was."""
     job, store = make("ema", {"name": "ema"}), Store(tmp_path)
-    tell = node._Clock.updated
+    tell = Clock.updated
 
     def ask(clock: Any, run: Any) -> None:
         tell(clock, run)
         if run.updates == 7:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(node._Clock, "updated", ask)
+    monkeypatch.setattr(Clock, "updated", ask)
     with pytest.raises(Terminated):
         worker.run(job, store, "whet.study.node:train", 1, quiet=False)
     assert store.done(job) is None
     seen: list[int] = []
-    monkeypatch.setattr(node._Clock, "updated", lambda clock, run: seen.append(run.updates))
+    monkeypatch.setattr(Clock, "updated", lambda clock, run: seen.append(run.updates))
     assert worker.run(job, store, "whet.study.node:train", 1, quiet=False)["status"] == "done"
     assert seen == list(range(8, 13))

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from whet.errors import InputError
-from whet.study.plan import BASELINE, Arm, Node, nodes
+from whet.study.plan import BASELINE, Arm, Node
+from whet.study.trie import grown
 
 NODE = Node("toy", "ema", ({"name": "ema", "decay": 0.99},), 3, {"threads": 1}, "code")
 
 
 def test_key_is_stable_across_processes_and_releases() -> None:
-    assert NODE.key == "d629edf0b8a9c0a1"
+    assert NODE.key == "7511c3c3f3cc7e50"
 
 
 @pytest.mark.parametrize(
@@ -55,8 +56,13 @@ def test_settings_must_be_plain() -> None:
 
 def test_seeds_outside_and_the_baseline_first() -> None:
     arms = [Arm("b", ({"name": "b"},)), Arm(BASELINE), Arm("a", ({"name": "a"},))]
-    planned = nodes("toy", arms, range(2), {}, lambda arm: arm.name)
+    planned = grown(arms, range(2), lambda arm, seed: Node("toy", arm.name, arm.methods, seed))
     assert [(n.seed, n.arm) for n in planned] == [
         (0, BASELINE), (0, "b"), (0, "a"), (1, BASELINE), (1, "b"), (1, "a")
     ]  # fmt: skip
-    assert [n.code for n in planned[:3]] == [BASELINE, "b", "a"]
+
+
+def test_a_trunk_is_another_node_and_where_one_begins_is_not() -> None:
+    assert replace(NODE, until=0.5).key != NODE.key
+    assert replace(NODE, after=()).key != NODE.key
+    assert replace(NODE, parent="0123").key == NODE.key

@@ -33,7 +33,9 @@ def study(
         str,
         typer.Option(
             help="Part of training that each method takes: [bold]start[/bold] (first quarter), "
-            "[bold]whole[/bold], [bold]end[/bold] (last quarter), or several as start,whole,end."
+            "[bold]whole[/bold], [bold]end[/bold] (last quarter), [bold]after[/bold] (a stage of "
+            "fine-tuning that follows, held against training as much longer without), or several "
+            "as start,whole,end."
         ),
     ] = "whole",
     design: Annotated[

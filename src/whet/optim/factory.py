@@ -84,11 +84,12 @@ _SHAPES = {"constant": _constant, "cosine": _cosine, "linear": _linear}
 
 
 def _factor(
-    update: int, *, shape: Callable[[float, float], float], warmup: int, updates: int, floor: float
-) -> float:
+    update: int, *, shape: Callable[[float, float], float], warmup: int, updates: int,
+    floor: float, peak: float,
+) -> float:  # fmt: skip
     if update < warmup:
-        return (update + 1) / (warmup + 1)
-    return shape(min(1.0, (update - warmup) / max(1, updates - warmup)), floor)
+        return peak * (update + 1) / (warmup + 1)
+    return peak * shape(min(1.0, (update - warmup) / max(1, updates - warmup)), floor)
 
 
 def schedule(spec: Spec, given: torch.optim.Optimizer, updates: int) -> Any:
@@ -96,8 +97,9 @@ def schedule(spec: Spec, given: torch.optim.Optimizer, updates: int) -> Any:
 
     Args:
         spec: `"cosine"`, `"linear"`, `"constant"`, or `{"name": "cosine", "warmup": 0.1, "floor":
-            0.01}` with warm-up as a fraction of the stage and floor as a share of the rate; or a
-            function of (optimizer, updates).
+            0.01, "peak": 1.0}` with warm-up as a fraction of the stage, floor as a share of the
+            rate, and peak the share of the optimizer's rate that it begins from; or a function of
+            (optimizer, updates).
         given: the optimizer.
         updates: length of the stage.
     """
@@ -108,14 +110,18 @@ def schedule(spec: Spec, given: torch.optim.Optimizer, updates: int) -> Any:
     name, values = _split(spec, "constant")
     if name not in _SHAPES:
         raise UnknownName("schedule", name, _SHAPES)
-    warmup, floor = float(values.pop("warmup", 0.0)), float(values.pop("floor", 0.0))
+    known = {"warmup": 0.0, "floor": 0.0, "peak": 1.0}
+    warmup, floor, peak = (float(values.pop(each, usual)) for each, usual in known.items())
     if values:
-        raise UnknownName(f"setting of schedule {name}", next(iter(values)), ["warmup", "floor"])
-    if not (0.0 <= warmup < 1.0 and 0.0 <= floor <= 1.0):
-        raise InputError(f"schedule {name}: warmup lies in [0, 1) and floor in [0, 1].")
-    if name == "constant" and warmup == 0.0:
+        raise UnknownName(f"setting of schedule {name}", next(iter(values)), known)
+    if not (0.0 <= warmup < 1.0 and 0.0 <= floor <= 1.0 and 0.0 < peak <= 1.0):
+        raise InputError(
+            f"schedule {name}: warmup lies in [0, 1), floor in [0, 1] and peak in (0, 1]."
+        )
+    if name == "constant" and warmup == 0.0 and peak == 1.0:
         return None
     factor = partial(
-        _factor, shape=_SHAPES[name], warmup=round(warmup * updates), updates=updates, floor=floor
-    )
+        _factor, shape=_SHAPES[name], warmup=round(warmup * updates), updates=updates, floor=floor,
+        peak=peak,
+    )  # fmt: skip
     return LambdaLR(given, factor)

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from whet.errors import InputError
-from whet.study import display, figures, files, redact, report, statistics, wording
+from whet.study import display, figures, files, redact, report, statistics, trie, wording
 from whet.study.execute import TRAIN, Watch, execute, execute_here
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.prepare import Planner, Prepared, Request
@@ -86,7 +86,7 @@ def _check_alone() -> None:
 
 def _kept(store: Store) -> str:
     study = store.study()
-    nodes = [Node.from_json(values) for values in study["nodes"]] if study else []
+    nodes = trie.judged(map(Node.from_json, study["nodes"])) if study else []
     done = sum(row["status"] != "failed" for row in store.rebuild(nodes)) if study else 0
     return f"{done} of {wording.counted(len(nodes), 'run')} are kept."
 
@@ -109,13 +109,17 @@ def _execute(
 
 
 def _run(ready: Prepared, store: Store, console: Console, request: Request, train: str) -> None:
-    nodes, study = ready.nodes, ready.study
-    waiting = [node for node in nodes if store.done(node) is None]
+    nodes, study = trie.judged(ready.nodes), ready.study
+    waiting = trie.needed(ready.nodes, lambda node: store.done(node) is not None, store.held)
+    references = trie.References(ready.nodes, waiting)
+    for trunk in references.unused():
+        store.release(trunk)
     store.retry(waiting)
     store.rebuild(nodes)
     jobs = max(1, min(study["jobs"], len(waiting)))
     arms, seeds = (wording.counted(len(study[of]), of[:-1]) for of in ("arms", "seeds"))
-    runs = f"{len(nodes) - len(waiting)} of {wording.counted(len(nodes), 'run')} done"
+    left = len(trie.judged(waiting))
+    runs = f"{len(nodes) - left} of {wording.counted(len(nodes), 'run')} done"
     side_by_side = f", {jobs} at a time" if jobs > 1 else ""
     title = study["task"]["title"]
     _say(console, f"{title}: {arms}, {seeds}, {runs}{side_by_side}, in {store.folder}")
@@ -127,11 +131,28 @@ def _run(ready: Prepared, store: Store, console: Console, request: Request, trai
     if others:
         _say(console, f"{wording.counted(others, 'run')} of other settings or code: kept, unused")
     with display.progress(console, len(waiting), study["task"]["metric"]) as watch:
-        _execute(waiting, store, watch, request, jobs, train, ready.until)
-    late = sum(store.done(node) is None for node in waiting)
+        _execute(waiting, store, _Tended(watch, store, references), request, jobs, train,
+                 ready.until)  # fmt: skip
+    late = sum(store.done(node) is None for node in trie.judged(waiting))
     if late and ready.until != float("inf"):
         _say(console, f"The budget is spent; {wording.counted(late, 'run')} did not end. The same "
              "command goes on.")  # fmt: skip
+
+
+class _Tended:
+    """A watch that removes a trunk's checkpoint once nothing begins from it any more."""
+
+    def __init__(self, watch: Watch, store: Store, references: trie.References) -> None:
+        self.watch, self.store, self.references = watch, store, references
+
+    def started(self, node: Node) -> None:
+        self.watch.started(node)
+
+    def ended(self, node: Node, row: Row) -> None:
+        self.watch.ended(node, row)
+        trunk = self.references.ended(node) if row["status"] != "failed" else None
+        if trunk is not None:
+            self.store.release(trunk)
 
 
 def compare(
@@ -158,7 +179,7 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
     study = store.study()
     if study is None:
         raise InputError(f"{store.folder} holds no study: there is no study.json in it.")
-    nodes = [Node.from_json(values) for values in study["nodes"]]
+    nodes = trie.judged(map(Node.from_json, study["nodes"]))
     rows = store.rebuild(nodes) if rebuild else store.rows(nodes)
     comparisons, leaving = compare(study, rows)
     rule = statistics.rule(CONFIDENCE)

@@ -1,5 +1,8 @@
 """Which arms a study has: each method alone, all of them, all but one; at which part of training.
 
+`after` is no part of the training but a stage of fine-tuning that follows it, with the method. Its
+control is the baseline trained as much longer without: what more training gives is no merit of it.
+
 `all` is the first subset that composes, in the user's order: each method joins unless it clashes
 with one that is in it already. What stays outside is named, and keeps an arm of its own.
 """
@@ -15,9 +18,9 @@ from whet.study import wording
 from whet.study.arms import split
 from whet.study.plan import BASELINE, Arm, Settings
 
-WHEN = {"start": [0.0, 0.25], "whole": None, "end": [0.75, 1.0]}
+WHEN = {"start": [0.0, 0.25], "whole": None, "end": [0.75, 1.0], "after": None}
 DESIGNS = ("add-one", "leave-one-out", "both")
-ALL = "all"
+ALL, AFTER = "all", "after"
 OBSERVER, START = "observer", "from the start only"
 
 
@@ -43,7 +46,7 @@ def check(design: str, when: str) -> list[str]:
         if part not in WHEN:
             raise UnknownName("part of training", part, WHEN)
     if not parts:
-        raise InputError("--when names no part of training: start, whole or end, or several.")
+        raise InputError(f"--when names no part of training: {', '.join(WHEN)}, or several.")
     return list(dict.fromkeys(parts))
 
 
@@ -63,7 +66,7 @@ def placed(
     for part in parts:
         for arm in singles:
             (settings,) = arm.methods
-            name = arm.name if parts == ["whole"] or part == "whole" else f"{arm.name}@{part}"
+            name = f"{arm.name}{_suffix(part)}"
             reason = _misplaced(part, placements[settings["name"]])
             if part != "whole" and arm.name in written:
                 raise InputError(
@@ -72,34 +75,52 @@ def placed(
             if reason:
                 left_out[name] = reason
             else:
-                found[part].append(Arm(name, (_at(settings, part),)))
+                found[part].append(_arm(name, (_at(settings, part),), part))
     return found, left_out
+
+
+def _suffix(part: str) -> str:
+    return "" if part == "whole" else f"@{part}"
+
+
+def _arm(name: str, methods: tuple[Settings, ...], part: str, reference: str | None = None) -> Arm:
+    """An arm whose methods act in a part of training, or in a stage after it."""
+    if part != AFTER:
+        return Arm(name, methods, reference or BASELINE, part)
+    return Arm(name, (), reference or BASELINE + _suffix(AFTER), part, methods)
+
+
+def methods_of(arm: Arm) -> tuple[Settings, ...]:
+    """The methods that an arm is about, wherever they act."""
+    return (*arm.methods, *(arm.after or ()))
 
 
 def _misplaced(part: str, placements: Sequence[str]) -> str | None:
     if part == "start" and OBSERVER in placements:
         return "it does not change training, and what ends at a quarter is not judged"
-    if part == "end" and START in placements:
+    if part == "end" and START in placements:  # a stage that follows begins anew, so it may there
         return "it changes model, optimizer or data from the start and cannot begin late"
     return None
 
 
 def _at(settings: Settings, part: str) -> Settings:
-    return dict(settings) if part == "whole" else {**settings, "during": WHEN[part]}
+    return dict(settings) if WHEN[part] is None else {**settings, "during": WHEN[part]}
 
 
 def designed(design: str, found: Mapping[str, Sequence[Arm]]) -> Design:
     """The arms of a design over methods that apply."""
     made = Design([Arm(BASELINE)])
     for part, singles in found.items():
-        suffix = "" if list(found) == ["whole"] or part == "whole" else f"@{part}"
+        name = ALL + _suffix(part)
         alone = list(singles)
+        if part == AFTER and singles:
+            made.arms.append(_arm(BASELINE + _suffix(part), (), part, BASELINE))
         if design != "add-one":
             together, outside = compatible(singles)
-            made.notes += _said(ALL + suffix, together, outside)
+            made.notes += _said(name, together, outside)
             alone = [arm for arm in singles if design == "both" or arm.name in outside]
             if len(together) > 1:
-                made.arms += _without_each(ALL + suffix, together)
+                made.arms += _without_each(name, together, part)
         made.arms += alone
     return made
 
@@ -113,7 +134,9 @@ def compatible(singles: Sequence[Arm]) -> tuple[list[Arm], dict[str, str]]:
     outside: dict[str, str] = {}
     for arm in singles:
         try:
-            nesting.arrange([methods.make(s) for each in (*together, arm) for s in each.methods])
+            nesting.arrange(
+                [methods.make(s) for each in (*together, arm) for s in methods_of(each)]
+            )
         except (Clash, InputError) as error:
             outside[arm.name] = str(error)
         else:
@@ -121,12 +144,11 @@ def compatible(singles: Sequence[Arm]) -> tuple[list[Arm], dict[str, str]]:
     return together, outside
 
 
-def _without_each(name: str, together: Sequence[Arm]) -> list[Arm]:
-    every = tuple(settings for arm in together for settings in arm.methods)
-    made = [Arm(name, every)]
+def _without_each(name: str, together: Sequence[Arm], part: str) -> list[Arm]:
+    made = [_arm(name, tuple(s for arm in together for s in methods_of(arm)), part)]
     for arm in together:
-        kept = tuple(s for each in together if each is not arm for s in each.methods)
-        made.append(Arm(f"{name} without {arm.name}", kept, reference=name))
+        kept = tuple(s for each in together if each is not arm for s in methods_of(each))
+        made.append(_arm(f"{name} without {arm.name}", kept, part, reference=name))
     return made
 
 

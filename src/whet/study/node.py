@@ -15,21 +15,24 @@ import numpy as np
 import torch
 
 from whet import device as devices
-from whet import methods, nesting, objectives, predict, sources
+from whet import methods, nesting, objectives, parsing, predict, resume, sources, spans
 from whet import metrics as measures
-from whet.callback import Callback
+from whet.branching import Untold, branch
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
 from whet.loading import open_loader
 from whet.run import Run
 from whet.sources import Source
-from whet.stage import Stage
+from whet.stage import Recipe, Stage
+from whet.study.clock import Clock, joined, weighted
 from whet.study.memory import Peak
 from whet.study.plan import Node, Row, Settings
+from whet.study.trie import Span, span
 from whet.task import Task
 from whet.tasks import About
 
 PASSES, FEWEST = 10, 300  # passes over the data, and updates, where the task says neither
 EVALUATIONS = 6  # of the select part in the course of one training
+FINE = 0.1  # of the rate: what a stage that follows begins from
 CLASSES = 200  # beyond so many, who was taken for whom fills pages that nobody reads
 
 
@@ -74,21 +77,38 @@ def train(node: Node, folder: Path) -> Row:
 
 
 def _train(node: Node, folder: Path) -> dict[str, Any]:
+    """The whole of a training, or what is left of it behind a trunk; or a trunk, unjudged."""
     source = sources.load(node.task, node.file)
     device = str(node.options.get("device", "cpu"))
-    peak, clock = Peak(torch.device(device)), _Clock()
+    peak, clock = Peak(torch.device(device)), Clock()
     given, run = _composed(source, node, folder, device)
-    run.callbacks.append(clock)
     total = run.stack.run.total or 1
     run.evaluate_every = run.checkpoint_every = max(1, total // EVALUATIONS)
-    run.fit()
-    return _judged(run) | {
+    before = _branched(run, node, folder)
+    run.callbacks.append(clock)
+    until = None if node.until is None else spans.cut(node.until, total)
+    run.callbacks += [] if until is None else [Untold(until)]
+    run.fit(until)
+    paces = joined(before.get("paces", []), clock.paces(_cuts(node)))
+    return (_judged(run) if until is None else {}) | {
         "settings": given,
         "curve": [{"update": row["update"], "metrics": row["metrics"]} for row in run.history],
-        "updates": run.updates, "seconds_per_update": clock.median(_cuts(node.methods)),
-        "explain": run.stack.explain(), "peak_memory": peak.bytes(),
+        "updates": run.updates, "seconds_per_update": weighted(paces), "paces": paces,
+        "explain": run.stack.explain(),
+        "peak_memory": max(filter(None, (peak.bytes(), before.get("peak_memory"))), default=None),
         "environment": environment() | {"device": _device_name(run.device)},
     }  # fmt: skip
+
+
+def _branched(run: Run, node: Node, folder: Path) -> Row:
+    """Begin from the node's trunk, if it has one, and say what came of that."""
+    if node.parent is None:
+        return {}
+    [trunk] = folder.parent.glob(f"*-s{node.seed}-{node.parent[:8]}")
+    if run.updates == 0:  # else it was cut off, and goes on from a checkpoint of its own
+        branch(run, trunk / resume.FOLDER)
+    row: Row = parsing.values((trunk / "row.json").read_bytes())
+    return row
 
 
 def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
@@ -100,36 +120,47 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
     device = str(node.options.get("device", "cpu"))
     _composed(source, node, None, device)  # what only shows in the composition of all parts
     parts = []
-    for a, b, active in _parts(node.methods):
-        clock = _Clock()
-        _, run = _composed(source, replace(node, methods=active), None, device)
+    for a, b, active in _parts(node):
+        clock = Clock()
+        whole = replace(node, methods=active, after=None)
+        _, run = _composed(source, whole, None, device)
         run.callbacks.append(clock)
         run.fit(until=min(count, run.stack.run.total or count))
-        parts.append((b - a, clock.median(), run))
-    last = parts[-1][-1]
+        parts.append((a, b, run, clock))
+    last = parts[-1][2]
+    paces = [[a, b, clock.median()] for a, b, _, clock in parts]
     return _judged(last) | {
         "updates": count * len(parts), "explain": last.stack.explain(),
-        "seconds_per_update": sum(share * each for share, each, _ in parts),
+        "seconds_per_update": weighted(paces), "paces": paces,
+        "state_bytes": max(_bytes(run.state_dict()) for _, _, run, _ in parts),
     }  # fmt: skip
 
 
-def _parts(given: Sequence[Settings]) -> Iterator[tuple[float, float, tuple[Settings, ...]]]:
+def _bytes(state: Any) -> int:
+    """What the tensors of a state hold."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, Mapping) else state
+    return sum(map(_bytes, parts)) if isinstance(state, Mapping | list | tuple) else 0
+
+
+def _parts(node: Node) -> Iterator[tuple[float, float, tuple[Settings, ...]]]:
     """Where each part of training begins and ends, and its methods as if it were the whole."""
-    spans = [tuple(each.get("during") or (0.0, 1.0)) for each in given]
-    for a, b in pairwise(_cuts(given)):
-        yield (
-            a,
-            b,
-            tuple(
-                {name: value for name, value in each.items() if name != "during"}
-                for each, span in zip(given, spans, strict=True)
-                if span[0] <= a and b <= span[1]
-            ),
-        )
+    stages = [node.methods] if node.after is None else [node.methods, node.after]
+    for at, given in enumerate(stages):
+        each = [
+            (span(settings), {name: value for name, value in settings.items() if name != "during"})
+            for settings in given
+        ]
+        for a, b in pairwise(sorted({0.0, 1.0, *(cut for ends, _ in each for cut in ends)})):
+            active = [settings for (c, d), settings in each if c <= a and b <= d]
+            yield at + a, at + b, tuple(active)
 
 
-def _cuts(given: Sequence[Settings]) -> list[float]:
-    return sorted({0.0, 1.0, *(float(cut) for each in given for cut in each.get("during") or ())})
+def _cuts(node: Node) -> list[float]:
+    """The ends of those parts, of a trunk up to its end; a stage that follows is from 1 to 2."""
+    every = [0.0, *(b for _, b, _ in _parts(node))]
+    return every if node.until is None else [*(c for c in every if c < node.until), node.until]
 
 
 def _judged(run: Run) -> dict[str, Any]:
@@ -161,28 +192,57 @@ def _composed(
     source: Source, node: Node, folder: Path | None, device: str
 ) -> tuple[list[Settings], Run]:
     """The run, with the companions that its methods must not stand without and that apply."""
-    given = [dict(each) for each in node.methods]
-    extra = companions(given)
+    about, later = source.about, None
+    if node.after is not None:
+        later, _ = _composed(source, replace(node, methods=node.after, after=None), None, device)
+    extra = companions(node.methods)
     while True:
-        every = [*given, *({"name": name} for name in extra)]
+        given = [*(dict(each) for each in node.methods), *extra]
         task = source.task(node.seed)
-        stage = _stage(source.about, task, every, node.options)
+        recipe = Recipe([_stage(about, task, given, node.options)])
+        if later is not None:
+            recipe = Recipe([*recipe.stages, _longer(about, task, later, node.options)])
         try:
-            run = Run(task, stage, node.seed, folder=folder, device=device, keep=1, log=None)
+            run = Run(task, recipe, node.seed, folder=folder, device=device, keep=1, log=None)
             run.stack.open()
         except NotApplicable as error:
-            if error.method not in extra:
+            if error.method not in [each["name"] for each in extra]:
                 raise
-            extra.remove(error.method)
+            extra = [each for each in extra if each["name"] != error.method]
         else:
-            return every, run
+            return [*given, *(later or ())], run
 
 
-def companions(given: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What must stand beside the methods where it applies, and does not yet."""
+def companions(given: Sequence[Mapping[str, Any]]) -> list[Settings]:
+    """What must stand beside the methods where it applies, and does not yet; for as long as they.
+
+    No longer: what precedes is then the same as without them, and need not be trained again.
+    """
     names = {str(each["name"]) for each in given}
-    wanted = {one for name in names for one in methods.registry()[name].companions}
-    return sorted(wanted - names)
+    wanted: dict[str, list[Span]] = {}
+    for each in given:
+        for one in methods.registry()[str(each["name"])].companions - names:
+            wanted.setdefault(one, []).append(span(each))
+    hulls = {
+        name: (min(a for a, _ in those), max(b for _, b in those)) for name, those in wanted.items()
+    }
+    return [
+        {"name": name} | ({} if hull == (0.0, 1.0) else {"during": list(hull)})
+        for name, hull in sorted(hulls.items())
+    ]
+
+
+def _longer(
+    about: About, task: Task, given: Sequence[Settings], options: Mapping[str, Any]
+) -> Stage:
+    """The stage of fine-tuning that follows: a share of the first one's length, at a low rate."""
+    stage = _stage(about, task, given, options)
+    length = max(1, round(float(options["after"]) * (stage.updates or 0)))
+    schedule = stage.schedule
+    if about.schedule is not None and schedule is None:  # a method brings its own
+        return replace(stage, updates=length)
+    named = {"name": schedule or "constant"} if not isinstance(schedule, Mapping) else schedule
+    return replace(stage, updates=length, schedule={**named, "warmup": 0.0, "peak": FINE})
 
 
 def _stage(
@@ -205,33 +265,6 @@ def _updates(about: About, task: Task) -> int:
     batches = open_loader(task.train, about.batch_size, collate=task.collate).batches
     length = Stage(epochs=about.epochs or PASSES, accumulate=about.accumulate).length(batches)
     return length if about.epochs is not None else max(FEWEST, length)
-
-
-class _Clock(Callback):
-    """Seconds per update, without evaluation and checkpoints: the median of all gaps.
-
-    Where methods take part of the training only, it is the median of each part, weighted by how
-    long the part is: a median of the whole would not know that they cost anything.
-    """
-
-    def __init__(self) -> None:
-        self.last = time.perf_counter()
-        self.gaps: list[tuple[float, float]] = []
-
-    def updated(self, run: Run) -> None:
-        now = time.perf_counter()
-        self.gaps.append(((run.updates - 0.5) / (run.stack.run.total or 1), now - self.last))
-        self.last = now
-
-    def median(self, cuts: Sequence[float] = (0.0, 1.0)) -> float:
-        """The median gap; of a part that this process saw nothing of, that of all."""
-        every = [gap for _, gap in self.gaps]
-        parts = [(b - a, [gap for at, gap in self.gaps if a < at < b]) for a, b in pairwise(cuts)]
-        return sum(share * _median(gaps or every) for share, gaps in parts)
-
-
-def _median(gaps: Sequence[float]) -> float:
-    return sorted(gaps)[(len(gaps) - 1) // 2] if gaps else 0.0
 
 
 def _device_name(device: torch.device) -> str:

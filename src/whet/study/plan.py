@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,18 +22,38 @@ STATUSES = ("done", "failed", "inapplicable", "refused", "diverged")
 class Arm:
     """A variant of the recipe: its name, the settings of its methods, and what it is held against.
 
-    `reference` names the arm that it is compared with: the baseline, or the arm that it lacks one
-    method of.
+    Args:
+        name: what the study calls it.
+        methods: settings of the methods that take part.
+        reference: the arm that it is compared with: the baseline, the arm that it lacks one method
+            of, or the baseline trained as much longer.
+        placement: the part of training that its methods take.
+        after: methods of a fine-tuning stage that follows; with none it is their control.
     """
 
     name: str
     methods: tuple[Settings, ...] = ()
     reference: str = BASELINE
+    placement: str = "whole"
+    after: tuple[Settings, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Node:
-    """One arm under one seed. Everything that decides its result is in its key."""
+    """One arm under one seed, or the trunk of several. All that decides its result is in its key.
+
+    Args:
+        task: the task's name.
+        arm: the arm's name, or words for a trunk.
+        methods: settings of the methods that take part.
+        seed: decides everything random.
+        options: threads, device, length and what else a training is told.
+        code: identity of the code that trains it.
+        file: of a user's task; where it lies is no part of what it gives.
+        after: methods of a fine-tuning stage that follows.
+        until: the fraction of training at which a trunk ends, unjudged.
+        parent: key of the trunk that it begins from: to the bit the same as training it alone.
+    """
 
     task: str
     arm: str
@@ -41,12 +61,17 @@ class Node:
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
     code: str = ""
-    file: str | None = None  # of a user's task; where it lies is no part of what it gives
+    file: str | None = None
+    after: tuple[Settings, ...] | None = None
+    until: float | None = None
+    parent: str | None = None
 
     @property
     def key(self) -> str:
         """A short hash of settings, seed, options and code identity, stable across processes."""
-        return hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()[:16]
+        values = self.to_json()
+        del values["parent"]
+        return hashlib.sha256(canonical(values).encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> str:
@@ -56,14 +81,20 @@ class Node:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values from which `from_json` makes an equal node."""
+        after = None if self.after is None else list(self.after)
         values = asdict(self) | {"options": dict(self.options), "methods": list(self.methods)}
         del values["file"]
-        return values
+        return values | {"after": after}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Node:
         """The node that `to_json` described."""
-        return cls(**{**values, "methods": tuple(values["methods"])})
+        after = values.get("after")
+        given = {
+            "methods": tuple(values["methods"]),
+            "after": None if after is None else tuple(after),
+        }
+        return cls(**{**values, **given})
 
 
 def canonical(values: object) -> str:
@@ -72,21 +103,3 @@ def canonical(values: object) -> str:
         return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"settings must be plain JSON values: {error}") from error
-
-
-def nodes(
-    task: str,
-    arms: Sequence[Arm],
-    seeds: Iterable[int],
-    options: Mapping[str, Any],
-    code: Callable[[Arm], str],
-    file: str | None = None,
-) -> list[Node]:
-    """Seeds outside and the baseline first, so that a study cut short holds whole pairs."""
-    ordered = sorted(arms, key=lambda arm: arm.name != BASELINE)
-    identity = {arm.name: code(arm) for arm in ordered}
-    return [
-        Node(task, arm.name, arm.methods, seed, options, identity[arm.name], file)
-        for seed in seeds
-        for arm in ordered
-    ]

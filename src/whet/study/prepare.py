@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import arms, budget, design, identity, plan
+from whet.study import arms, budget, design, identity, trie
 from whet.study.budget import Choice
 from whet.study.design import Design
 from whet.study.execute import cores
 from whet.study.plan import BASELINE, Arm, Node
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
 
+AFTER = 0.25  # of a training: how long the stage is that `after` adds
 EVALUATIONS = 8  # in the course of a run and at its end
 Card = Mapping[str, Any]
 
@@ -198,16 +200,25 @@ class Planner:
     def nodes(
         self, those: Sequence[Arm], seeds: Sequence[int], options: Mapping[str, Any]
     ) -> list[Node]:
-        """Arms times seeds."""
+        """Arms times seeds, with the trunks that arms share; a rehearsal has none."""
         every = {"threads": self.request.threads, "device": self.device, **options}
         every["data"] = self.task.get("data")
         file = None if self.request.file is None else str(self.request.file.resolve())
-        return plan.nodes(self.task["name"], those, seeds, every, self._code, file)
+        code = functools.cache(self._code)
 
-    def _code(self, arm: Arm) -> str:
+        def node(arm: Arm, seed: int) -> Node:
+            used = (*arm.methods, *(arm.after or ()))
+            identity = code(frozenset(str(settings["name"]) for settings in used))
+            told = every if arm.after is None else {**every, "after": AFTER}
+            return Node(self.task["name"], arm.name, arm.methods, seed, told, identity, file,
+                        arm.after)  # fmt: skip
+
+        ahead = {card["name"] for card in self.cards if card["looks_ahead"]}
+        return trie.grown(those, seeds, node, ahead, share="rehearse" not in options)
+
+    def _code(self, methods: frozenset[str]) -> str:
         beside = {card["name"]: card["companions"] for card in self.cards}
-        names = {str(settings["name"]) for settings in arm.methods}
-        names |= {one for name in names for one in beside[name]}
+        names = methods | {one for name in methods for one in beside[name]}
         request = self.request
         if request.code is not None:
             return identity.code_of(names) + request.code

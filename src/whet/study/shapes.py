@@ -29,6 +29,8 @@ class _Arm(_Shape):
     name: str
     methods: list[_Method]
     reference: str = ""
+    placement: str = "whole"
+    after: list[_Method] | None = None
 
 
 class _Node(_Shape):
@@ -40,6 +42,9 @@ class _Node(_Shape):
     seed: Count
     options: Settings = {}
     code: str = ""
+    after: list[_Method] | None = None
+    until: Real | None = None
+    parent: str | None = None
 
 
 class _Task(_Shape):
@@ -143,7 +148,7 @@ def astray(study: dict[str, Any]) -> str | None:
     known = {*names}
     for kind, named in (
         ("reference", {arm["reference"] for arm in study["arms"] if "reference" in arm}),
-        ("node of arm", {node["arm"] for node in study["nodes"]}),
+        ("node of arm", {n["arm"] for n in study["nodes"] if n.get("until") is None}),
     ):
         if not named <= known:
             return f"{kind} {min(named - known)!r}: there is no such arm"

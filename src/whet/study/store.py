@@ -29,6 +29,7 @@ from whet.study.plan import STATUSES, Node, Row
 
 FORMAT = 1
 LOCK = "study.lock"
+CHECKPOINTS = "checkpoints"  # a run's, in the folder of its node
 RAN = ("status", "updates", "seconds_per_update", "peak_memory")
 BLANK, FORMULA = tuple("\t\r\n"), tuple("=+-@＝＋－＠")
 OURS = ("study.json", "results.jsonl", "results.csv", "verdicts.json", "report.html", "nodes",
@@ -120,6 +121,14 @@ class Store:
         manifest = {"format": FORMAT, "key": node.key, "node": node.to_json(), "row": _hash(text)}
         files.write(folder / "manifest.json", files.to_json(manifest, 2))
         (folder / "failed.json").unlink(missing_ok=True)
+
+    def held(self, node: Node) -> bool:
+        """Whether a trunk's checkpoint is there for others to begin from."""
+        return any((self.folder_of(node) / CHECKPOINTS).glob("[0-9]*/manifest.json"))
+
+    def release(self, node: Node) -> None:
+        """Remove a node's checkpoints, which nobody needs any more."""
+        shutil.rmtree(self.folder_of(node) / CHECKPOINTS, ignore_errors=True)
 
     def retry(self, nodes: Sequence[Node]) -> None:
         """Forget the failed attempts of nodes that are about to be tried again."""

@@ -28,7 +28,7 @@ class Study:
         methods: names or settings, as `["ema", {"name": "fgm", "during": [0.25, 1]}]` or as on the
             command line; None for all that suit the task.
         seeds: how many; None for the task's own.
-        when: parts of training: `start`, `whole`, `end`, or several as `"start,end"`.
+        when: parts of training: `start`, `whole`, `end`, `after`, or several as `"start,end"`.
         design: `add-one`, `leave-one-out` or `both`.
         budget: a span of time such as `"8h"`.
         out: the study's folder.

@@ -57,6 +57,8 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
         row = _load(train, threads)(node, folder)
         row = _told(row, node)
         store.finish(node, row)
+        if node.until is None:
+            store.release(node)
     except BaseException as error:  # a run that calls exit() must not take the worker along
         if isinstance(error, Terminated) or (isinstance(error, KeyboardInterrupt) and not quiet):
             raise  # who is asked to end leaves a checkpoint and no row: the node goes on later

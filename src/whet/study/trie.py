@@ -1,0 +1,155 @@
+"""Arms that are trained alike at first share that training: they go on from one trunk's checkpoint.
+
+Every arm is a path through the cuts of training, the updates at which some method of some arm
+begins or ends. Two arms are trained alike up to a cut if the same methods, with the same settings,
+have acted by then; whether one ends there does not matter yet. Paths make a trie, each of whose
+edges is trained once, and an edge with one way on is joined with what follows it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from whet.study.plan import BASELINE, Arm, Node, Settings, canonical
+
+Span = tuple[float, float]
+MakeNode = Callable[[Arm, int], Node]
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What several arms have in common: these methods, up to a fraction of training."""
+
+    until: float
+    methods: tuple[Settings, ...]
+
+    @property
+    def name(self) -> str:
+        """In words, for logs and folders."""
+        named = "+".join(str(each["name"]) for each in self.methods) or BASELINE
+        return f"trunk of {named} to {self.until:g}"
+
+
+def span(settings: Mapping[str, Any]) -> Span:
+    """The part of training that a method takes."""
+    a, b = settings.get("during") or (0.0, 1.0)
+    return float(a), float(b)
+
+
+def cuts(arms: Iterable[Arm]) -> list[float]:
+    """Where some method of some arm begins or ends, or a stage follows that some arms add."""
+    every = list(arms)
+    found = {cut for arm in every for settings in arm.methods for cut in span(settings)}
+    inner = {cut for cut in found if 0.0 < cut < 1.0}
+    return sorted(inner | ({1.0} if any(arm.after is not None for arm in every) else set()))
+
+
+def so_far(methods: Iterable[Settings], cut: float, ahead: Collection[str] = ()) -> Trunk:
+    """What has acted up to a cut; methods named in `ahead` depend on where their span ends."""
+    acted = []
+    for settings in methods:
+        a, b = span(settings)
+        if a < cut:
+            end = b if b < cut or settings["name"] in ahead else 1.0
+            rest = {name: value for name, value in settings.items() if name != "during"}
+            acted.append(rest if (a, end) == (0.0, 1.0) else rest | {"during": [a, end]})
+    return Trunk(cut, tuple(acted))
+
+
+def paths(arms: Sequence[Arm], ahead: Collection[str] = ()) -> dict[str, list[Trunk]]:
+    """For each arm, the trunks that it shares with others, in order."""
+    every = cuts(arms)
+    whole = {arm.name: [so_far(arm.methods, cut, ahead) for cut in every] for arm in arms}
+    on: dict[str, set[str]] = {}
+    for name, trunks in whole.items():
+        steps = [_key(trunk) for trunk in trunks]
+        for step, following in pairwise([*steps, name]):
+            on.setdefault(step, set()).add(following)
+    return {
+        name: [trunk for trunk in trunks if len(on[_key(trunk)]) > 1]
+        for name, trunks in whole.items()
+    }
+
+
+def _key(trunk: Trunk) -> str:
+    return canonical([trunk.until, list(trunk.methods)])
+
+
+def grown(
+    arms: Sequence[Arm], seeds: Iterable[int], make: MakeNode, ahead: Collection[str] = (),
+    *, share: bool = True,
+) -> list[Node]:  # fmt: skip
+    """Every node of a study, trunks before what begins from them.
+
+    Seeds are outside and the baseline is first, so that a study cut short holds whole pairs.
+    """
+    shared = paths(arms, ahead) if share else {arm.name: [] for arm in arms}
+    ordered = sorted(arms, key=lambda arm: arm.name != BASELINE)
+    found: dict[str, Node] = {}
+    for seed in seeds:
+        for arm in ordered:
+            parent: str | None = None
+            for trunk in shared[arm.name]:
+                made = make(Arm(trunk.name, trunk.methods), seed)
+                node = replace(made, until=trunk.until, parent=parent)
+                parent = node.key
+                found.setdefault(node.key, node)
+            leaf = replace(make(arm, seed), parent=parent)
+            found.setdefault(leaf.key, leaf)
+    return list(found.values())
+
+
+def cost(nodes: Iterable[Node], after: float = 0.0) -> float:
+    """What nodes cost together, in units of one whole training without methods."""
+    every = list(nodes)
+    ends = {node.key: node.until for node in every if node.until is not None}
+    total = 0.0
+    for node in every:
+        begins = 0.0 if node.parent is None else ends[node.parent] or 0.0
+        length = 1.0 + (0.0 if node.after is None else after)
+        total += (length if node.until is None else node.until) - begins
+    return total
+
+
+def needed(nodes: Sequence[Node], done: Callable[[Node], bool], held: Callable[[Node], bool]
+           ) -> list[Node]:  # fmt: skip
+    """The nodes that are still to be trained, in their order.
+
+    A trunk is, where something that begins from it is and its checkpoint is not there.
+    """
+    wanted: set[str] = set()
+    waiting = []
+    for node in reversed(nodes):  # trunks stand before what begins from them
+        trunk = node.until is not None
+        if (node.key in wanted and not (done(node) and held(node))) if trunk else not done(node):
+            waiting.append(node)
+            wanted |= {node.parent} if node.parent else set()
+    return waiting[::-1]
+
+
+def judged(nodes: Iterable[Node]) -> list[Node]:
+    """The nodes that are arms; trunks are judged by nobody."""
+    return [node for node in nodes if node.until is None]
+
+
+class References:
+    """Counts who still begins from each trunk, and tells when nobody does."""
+
+    def __init__(self, nodes: Iterable[Node], waiting: Iterable[Node]) -> None:
+        self._trunks = {node.key: node for node in nodes if node.until is not None}
+        self._left = Counter(node.parent for node in waiting if node.parent is not None)
+
+    def unused(self) -> list[Node]:
+        """The trunks that nothing begins from any more."""
+        return [trunk for key, trunk in self._trunks.items() if not self._left[key]]
+
+    def ended(self, node: Node) -> Node | None:
+        """The trunk that nothing begins from any more, now that a node has ended."""
+        if node.parent is None:
+            return None
+        self._left[node.parent] -= 1
+        return self._trunks[node.parent] if self._left[node.parent] == 0 else None
