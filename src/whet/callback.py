@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from whet.run import Run
@@ -28,6 +28,8 @@ class Callback:
     ...             self.seen.append(run.stack.loss)
     """
 
+    key: str | None = None  # names its state in checkpoints; None keeps none
+
     def began(self, run: Run) -> None:
         """`fit` was called."""
 
@@ -45,6 +47,13 @@ class Callback:
 
     def ended(self, run: Run, error: BaseException | None) -> None:
         """`fit` ends; with what it raised, if it did."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values that a checkpoint keeps, where the callback has a key."""
+        return {}
+
+    def resumed(self, run: Run, state: Mapping[str, Any] | None) -> None:
+        """The run goes on from a checkpoint; with what it kept of this callback, if it did."""
 
 
 class AfterUpdate(Callback):

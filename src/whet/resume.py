@@ -37,6 +37,7 @@ def state_of(run: Run) -> dict[str, Any]:
         "scaler": None if run.scaler is None else run.scaler.state_dict(),
         "data": run.loader.state_dict() if run.offset else {},
         "micro_batch": run.stack.micro.size, "overfit": run.overfit,
+        "callbacks": {each.key: each.state_dict() for each in run.callbacks if each.key},
     }  # fmt: skip
 
 
@@ -131,6 +132,9 @@ def restore(run: Run, state: Mapping[str, Any], changed: bool) -> None:
     if run.stack.micro.auto:  # what did not fit before is not tried again
         run.stack.micro.size = state["micro_batch"]
     run.updates, run.history = state["updates"], list(state["history"])
+    kept = state.get("callbacks") or {}
+    for each in run.callbacks:
+        each.resumed(run, kept.get(each.key))
 
 
 def save(run: Run, about: Mapping[str, Any]) -> Path:
