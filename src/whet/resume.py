@@ -132,9 +132,9 @@ def restore(run: Run, state: Mapping[str, Any], changed: bool) -> None:
     if run.stack.micro.auto:  # what did not fit before is not tried again
         run.stack.micro.size = state["micro_batch"]
     run.updates, run.history = state["updates"], list(state["history"])
-    kept = state.get("callbacks") or {}
+    kept = state.get("callbacks")
     for each in run.callbacks:
-        each.resumed(run, kept.get(each.key))
+        each.resumed(run, kept.get(each.key) if isinstance(kept, Mapping) else None)
 
 
 def save(run: Run, about: Mapping[str, Any]) -> Path:

@@ -8,14 +8,16 @@ a method in the stack is, keeps its state in the run's checkpoints, and judges b
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from whet import judging, nesting, predict, spans
 from whet.callback import Callback
+from whet.errors import NotApplicable, WhetError
 from whet.method import Method
 from whet.predict import Predictor
+from whet.training import Training
 
 if TYPE_CHECKING:
     from whet.run import Run
@@ -38,10 +40,14 @@ class Rider(Callback):
         key: tells riders of one run apart; the name of their state in a checkpoint.
         methods: observers, and nothing else.
         stage: number of the stage that they ride on.
+        companions: names of methods among them that are left out where they do not apply.
     """
 
-    def __init__(self, key: str, methods: Sequence[Method], stage: int = 0) -> None:
+    def __init__(
+        self, key: str, methods: Sequence[Method], stage: int = 0, companions: Iterable[str] = ()
+    ) -> None:
         self.key, self.methods, self.stage = key, [m.clone() for m in methods], stage
+        self.companions = frozenset(companions)
         self.history: list[dict[str, Any]] = []
         self.seconds: list[float] = []
         self.rides = self.missed = False
@@ -114,11 +120,23 @@ class Rider(Callback):
         return self.rides and not self.missed and run.stage_number == self.stage
 
     def _enter(self, run: Run) -> None:
-        self.rides, self._epoch = True, run.stack.run.epoch
-        with self._known(run):
-            for method in self.methods:
-                method.build(run.stack.run)
-        self._activate(run)
+        self._epoch = run.stack.run.epoch
+        try:
+            with self._known(run):
+                self.methods = [m for m in self.methods if self._applies(m, run.stack.run)]
+            self._activate(run)
+            self.rides = True
+        except WhetError:
+            self.missed = True  # why, its own run will say
+
+    def _applies(self, method: Method, training: Training) -> bool:
+        try:
+            method.build(training)
+            return True
+        except NotApplicable:
+            if method.name in self.companions:
+                return False
+            raise
 
     def _activate(self, run: Run) -> None:
         training, before = run.stack.run, self._active

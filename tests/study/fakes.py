@@ -115,7 +115,10 @@ def modules() -> dict[str, types.ModuleType]:
     vars(tasks).update(names=names)
     methods = types.ModuleType("whet.methods")
     vars(methods).update(catalogue=catalogue, make=make)
-    return {"whet.study.node": node, "whet.methods": methods, "whet.tasks": tasks}
+    riders = types.ModuleType("whet.study.riders")
+    vars(riders).update(looks_on=lambda _: False, takes_along=lambda _: True)
+    return {"whet.study.node": node, "whet.methods": methods, "whet.tasks": tasks,
+            "whet.study.riders": riders}  # fmt: skip
 
 
 if __name__ in ("__main__", "__mp_main__"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from whet.study import design, node, trie
+from whet.study import design, node, riders, trie, worker
 from whet.study.plan import BASELINE, Arm, Node, Row
 from whet.study.store import Store
 
@@ -201,3 +201,62 @@ def test_a_branch_that_was_cut_off_needs_its_trunk_no_more(
     store.release(trunk)
     wanted = node.train(replace(late, parent=None), tmp_path / "alone")
     assert node.train(late, store.folder_of(late))["metrics"] == wanted["metrics"]
+
+
+# observers ------------------------------------------------------------------------------------
+SLOW = {"decay": 0.9}
+WATCHED = [
+    Arm(BASELINE), at("ema", 0.0, 1.0, **SLOW), at("ema", 0.75, 1.0, **SLOW),
+    at("precise_bn", 0.0, 1.0), at("swa", 0.5, 1.0, lr=None), at("sam", 0.75, 1.0),
+    Arm("both", ({"name": "sam", "during": [0.75, 1.0]}, {"name": "ema", **SLOW})),
+    Arm("early", ({"name": "mixup", "during": [0.0, 0.5]}, {"name": "ema", **SLOW})),
+    Arm("baseline@after", (), placement="after", after=()),
+    Arm("ema@after", (), placement="after", after=({"name": "ema", **SLOW},)),
+    Arm("snapshot", ({"name": "snapshot"},)),
+    Arm("averaged snapshots", ({"name": "snapshot"}, {"name": "ema", **SLOW})),
+]  # fmt: skip
+
+
+def test_who_rides_on_whom() -> None:
+    assert trie.hosts(WATCHED, riders.looks_on, riders.takes_along) == {
+        "ema[0..1]": BASELINE, "ema[0.75..1]": BASELINE, "precise_bn[0..1]": BASELINE,
+        "swa[0.5..1]": BASELINE, "both": "sam[0.75..1]", "ema@after": "baseline@after",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
+    """The trie without the riders' own nodes: their rows come from where they ride."""
+    store = Store(tmp_path_factory.mktemp("riders"))
+    riding = trie.hosts(WATCHED, riders.looks_on, riders.takes_along)
+    nodes = trie.grown(WATCHED, [1], real, {"swa"}, riding)
+    assert trie.cost(nodes, 0.25) == pytest.approx(1.0 + 0.25 + 0.25 + 1.0 + 1.0 + 1.0)
+    for job in nodes:
+        if job.rides is None:
+            worker.run(job, store, "whet.study.node:train", 1, quiet=False)
+    return {row["arm"]: row for row in store.rows(trie.judged(nodes))}
+
+
+@pytest.mark.parametrize("arm", WATCHED, ids=[arm.name for arm in WATCHED])
+def test_every_rider_equals_the_arm_trained_alone(
+    arm: Arm, watched: dict[str, Row], tmp_path: Path
+) -> None:
+    alone, shared = node.train(real(arm, 1), tmp_path), watched[arm.name]
+    assert {name: alone[name] for name in SAME} == {name: shared[name] for name in SAME}
+    assert alone["status"] == "done", alone["reason"]
+    assert shared["seconds_per_update"] > 0
+
+
+def test_a_rider_that_came_late_is_trained_by_itself(tmp_path: Path) -> None:
+    """The trunk was trained before the arm was asked for, and nobody averaged its weights."""
+    store = Store(tmp_path)
+    few = [Arm(BASELINE), at("sam", 0.75, 1.0)]
+    trunk = trie.grown(few, [1], real)[0]
+    worker.run(trunk, store, "whet.study.node:train", 1, quiet=False)
+    ema = at("ema", 0.0, 1.0, **SLOW)
+    nodes = trie.grown([*few, ema], [1], real, riding={ema.name: BASELINE})
+    rider, host = nodes[-1], nodes[1]
+    assert (rider.rides, host.riders) == (host.key, (replace(rider, rides=None),))
+    worker.run(host, store, "whet.study.node:train", 1, quiet=False)
+    assert store.done(host) is not None
+    assert store.done(rider) is None

@@ -20,9 +20,12 @@ from whet import metrics as measures
 from whet.branching import Untold, branch
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
 from whet.loading import open_loader
+from whet.predict import Predictor
+from whet.riding import Rider
 from whet.run import Run
 from whet.sources import Source
 from whet.stage import Recipe, Stage
+from whet.study import riders
 from whet.study.clock import Clock, joined, weighted
 from whet.study.memory import Peak
 from whet.study.plan import Node, Row, Settings
@@ -81,7 +84,7 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
     source = sources.load(node.task, node.file)
     device = str(node.options.get("device", "cpu"))
     peak, clock = Peak(torch.device(device)), Clock()
-    given, run = _composed(source, node, folder, device)
+    given, run = _composed(source, node, folder, device, riders.made(node, companions))
     total = run.stack.run.total or 1
     run.evaluate_every = run.checkpoint_every = max(1, total // EVALUATIONS)
     before = _branched(run, node, folder)
@@ -90,7 +93,7 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
     run.callbacks += [] if until is None else [Untold(until)]
     run.fit(until)
     paces = joined(before.get("paces", []), clock.paces(_cuts(node)))
-    return (_judged(run) if until is None else {}) | {
+    row: Row = {
         "settings": given,
         "curve": [{"update": row["update"], "metrics": row["metrics"]} for row in run.history],
         "updates": run.updates, "seconds_per_update": weighted(paces), "paces": paces,
@@ -98,6 +101,10 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
         "peak_memory": max(filter(None, (peak.bytes(), before.get("peak_memory"))), default=None),
         "environment": environment() | {"device": _device_name(run.device)},
     }  # fmt: skip
+    if until is not None:
+        return row
+    beside = riders.rows(node, run, row, _judged, companions)
+    return row | _judged(run, run.predictor()) | ({"riders": beside} if beside else {})
 
 
 def _branched(run: Run, node: Node, folder: Path) -> Row:
@@ -129,7 +136,7 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
         parts.append((a, b, run, clock))
     last = parts[-1][2]
     paces = [[a, b, clock.median()] for a, b, _, clock in parts]
-    return _judged(last) | {
+    return _judged(last, last.predictor()) | {
         "updates": count * len(parts), "explain": last.stack.explain(),
         "seconds_per_update": weighted(paces), "paces": paces,
         "state_bytes": max(_bytes(run.state_dict()) for _, _, run, _ in parts),
@@ -163,15 +170,15 @@ def _cuts(node: Node) -> list[float]:
     return every if node.until is None else [*(c for c in every if c < node.until), node.until]
 
 
-def _judged(run: Run) -> dict[str, Any]:
+def _judged(run: Run, predictor: Predictor) -> dict[str, Any]:
     """Metrics on the judge part, and where there are classes, which were taken for which."""
     began = time.perf_counter()
-    predictor = run.predictor()
     metrics = predict.wanted(predictor, run.task.metrics)
     probabilities, targets = predict.predict(predictor, run.batches("judge"))
     judge = measures.evaluate(metrics, probabilities, targets)
     judging = time.perf_counter() - began
-    found = {"metrics": {"judge": judge, "select": run.evaluate("select")}, "judging": judging}
+    select = predict.evaluate(predictor, run.batches("select"), metrics)
+    found = {"metrics": {"judge": judge, "select": select}, "judging": judging}
     if predictor.family.name != "categorical":
         return found
     count = probabilities.shape[1]
@@ -189,7 +196,7 @@ def _classes(task: Task, count: int) -> list[str]:
 
 
 def _composed(
-    source: Source, node: Node, folder: Path | None, device: str
+    source: Source, node: Node, folder: Path | None, device: str, beside: Sequence[Rider] = ()
 ) -> tuple[list[Settings], Run]:
     """The run, with the companions that its methods must not stand without and that apply."""
     about, later = source.about, None
@@ -203,7 +210,8 @@ def _composed(
         if later is not None:
             recipe = Recipe([*recipe.stages, _longer(about, task, later, node.options)])
         try:
-            run = Run(task, recipe, node.seed, folder=folder, device=device, keep=1, log=None)
+            run = Run(task, recipe, node.seed, folder=folder, device=device, keep=1, log=None,
+                      callbacks=beside)  # fmt: skip
             run.stack.open()
         except NotApplicable as error:
             if error.method not in [each["name"] for each in extra]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from whet.errors import InputError
@@ -15,6 +15,7 @@ Row = dict[str, Any]
 Settings = dict[str, Any]
 
 BASELINE = "baseline"
+HOW = ("parent", "rides", "riders")  # how a node is trained, which changes nothing in its result
 STATUSES = ("done", "failed", "inapplicable", "refused", "diverged")
 
 
@@ -53,6 +54,8 @@ class Node:
         after: methods of a fine-tuning stage that follows.
         until: the fraction of training at which a trunk ends, unjudged.
         parent: key of the trunk that it begins from: to the bit the same as training it alone.
+        rides: key of the node whose training takes it along, where that is still to be trained.
+        riders: the nodes that it takes along.
     """
 
     task: str
@@ -65,12 +68,15 @@ class Node:
     after: tuple[Settings, ...] | None = None
     until: float | None = None
     parent: str | None = None
+    rides: str | None = None
+    riders: tuple[Node, ...] = ()
 
     @property
     def key(self) -> str:
         """A short hash of settings, seed, options and code identity, stable across processes."""
         values = self.to_json()
-        del values["parent"]
+        for name in HOW:
+            values.pop(name, None)
         return hashlib.sha256(canonical(values).encode()).hexdigest()[:16]
 
     @property
@@ -81,10 +87,12 @@ class Node:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values from which `from_json` makes an equal node."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         after = None if self.after is None else list(self.after)
-        values = asdict(self) | {"options": dict(self.options), "methods": list(self.methods)}
+        values |= {"options": dict(self.options), "methods": list(self.methods), "after": after}
+        values["riders"] = [rider.to_json() for rider in self.riders]
         del values["file"]
-        return values | {"after": after}
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Node:
@@ -93,6 +101,7 @@ class Node:
         given = {
             "methods": tuple(values["methods"]),
             "after": None if after is None else tuple(after),
+            "riders": tuple(map(cls.from_json, values.get("riders", ()))),
         }
         return cls(**{**values, **given})
 

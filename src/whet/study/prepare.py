@@ -203,6 +203,8 @@ class Planner:
         """Arms times seeds, with the trunks that arms share; a rehearsal has none."""
         every = {"threads": self.request.threads, "device": self.device, **options}
         every["data"] = self.task.get("data")
+        from whet.study import riders
+
         file = None if self.request.file is None else str(self.request.file.resolve())
         code = functools.cache(self._code)
 
@@ -214,7 +216,10 @@ class Planner:
                         arm.after)  # fmt: skip
 
         ahead = {card["name"] for card in self.cards if card["looks_ahead"]}
-        return trie.grown(those, seeds, node, ahead, share="rehearse" not in options)
+        if "rehearse" in options:
+            return trie.grown(those, seeds, node, share=False)
+        riding = trie.hosts(those, riders.looks_on, riders.takes_along)
+        return trie.grown(those, seeds, node, ahead, riding)
 
     def _code(self, methods: frozenset[str]) -> str:
         beside = {card["name"]: card["companions"] for card in self.cards}

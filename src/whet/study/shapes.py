@@ -45,6 +45,8 @@ class _Node(_Shape):
     after: list[_Method] | None = None
     until: Real | None = None
     parent: str | None = None
+    rides: str | None = None
+    riders: list[Settings] = []
 
 
 class _Task(_Shape):

@@ -79,33 +79,72 @@ def _key(trunk: Trunk) -> str:
     return canonical([trunk.until, list(trunk.methods)])
 
 
+def hosts(
+    arms: Sequence[Arm], looks_on: Callable[[Settings], bool],
+    takes_along: Callable[[Sequence[Settings]], bool],
+) -> dict[str, str]:  # fmt: skip
+    """For each arm that differs from another by observers alone, the arm whose training it is."""
+    plain = {_core(arm, looks_on): arm.name for arm in arms
+             if not any(map(looks_on, (*arm.methods, *(arm.after or ()))))}  # fmt: skip
+    found = {}
+    for arm in arms:
+        host = plain.get(_core(arm, looks_on))
+        core = [s for s in (*arm.methods, *(arm.after or ())) if not looks_on(s)]
+        if host not in (None, arm.name) and takes_along(core):
+            found[arm.name] = host
+    return found
+
+
+def _core(arm: Arm, looks_on: Callable[[Settings], bool]) -> str:
+    stages = [arm.methods] if arm.after is None else [arm.methods, arm.after]
+    return canonical([[s for s in stage if not looks_on(s)] for stage in stages])
+
+
 def grown(
     arms: Sequence[Arm], seeds: Iterable[int], make: MakeNode, ahead: Collection[str] = (),
-    *, share: bool = True,
+    riding: Mapping[str, str] | None = None, *, share: bool = True,
 ) -> list[Node]:  # fmt: skip
-    """Every node of a study, trunks before what begins from them.
+    """Every node of a study, trunks before what begins from them, and riders after their hosts.
 
     Seeds are outside and the baseline is first, so that a study cut short holds whole pairs.
+
+    Args:
+        arms: of the study.
+        seeds: of each arm.
+        make: the node of an arm by itself.
+        ahead: names of methods that depend on where their span ends.
+        riding: from arms to those whose training takes them along.
+        share: whether to share anything.
     """
-    shared = paths(arms, ahead) if share else {arm.name: [] for arm in arms}
-    ordered = sorted(arms, key=lambda arm: arm.name != BASELINE)
+    on = (riding or {}) if share else {}
+    walking = [arm for arm in arms if arm.name not in on]
+    shared = paths(walking, ahead) if share else {arm.name: [] for arm in arms}
+    there = {_key(trunk) for trunks in shared.values() for trunk in trunks}
+    for arm in (arm for arm in arms if arm.name in on):  # should it have to walk after all
+        way = [so_far(arm.methods, cut, ahead) for cut in cuts(walking)]
+        shared[arm.name] = [trunk for trunk in way if _key(trunk) in there]
+    ordered = sorted(arms, key=lambda arm: (arm.name in on, arm.name != BASELINE))
     found: dict[str, Node] = {}
     for seed in seeds:
+        leaves = {arm.name: make(arm, seed) for arm in ordered}
         for arm in ordered:
             parent: str | None = None
+            taken = tuple(leaves[name] for name, host in on.items() if host == arm.name)
             for trunk in shared[arm.name]:
                 made = make(Arm(trunk.name, trunk.methods), seed)
                 node = replace(made, until=trunk.until, parent=parent)
                 parent = node.key
-                found.setdefault(node.key, node)
-            leaf = replace(make(arm, seed), parent=parent)
+                known = found.setdefault(node.key, node)
+                found[node.key] = replace(known, riders=known.riders + taken)
+            host = leaves[on[arm.name]].key if arm.name in on else None
+            leaf = replace(leaves[arm.name], parent=parent, rides=host, riders=taken)
             found.setdefault(leaf.key, leaf)
     return list(found.values())
 
 
 def cost(nodes: Iterable[Node], after: float = 0.0) -> float:
     """What nodes cost together, in units of one whole training without methods."""
-    every = list(nodes)
+    every = [node for node in nodes if node.rides is None]
     ends = {node.key: node.until for node in every if node.until is not None}
     total = 0.0
     for node in every:

@@ -55,7 +55,11 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
         if quiet:
             _log_to(folder / LOG)
         row = _load(train, threads)(node, folder)
+        beside = row.pop("riders", {})
         row = _told(row, node)
+        for rider in node.riders:
+            if rider.key in beside:
+                store.finish(rider, _told(beside[rider.key], rider))
         store.finish(node, row)
         if node.until is None:
             store.release(node)
