@@ -22,9 +22,11 @@ from tests.contract.fixture import (
     make_stack,
     weights,
 )
+from tests.methods.pictures import IMAGES, drawn, learned, pictures
 from tests.methods.traps import trap
 from whet import seeding
-from whet.attack import Ball, CatastrophicOverfitting, attack_pass
+from whet.attack import CatastrophicOverfitting, attack_pass
+from whet.ball import Ball
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.methods.distillation import Distillation
@@ -40,40 +42,10 @@ CASE = Case(
 )
 
 PARTS = Batch.of(data()).split(6)
-IMAGES = Batch(
-    torch.rand(6, 3, 4, 4, generator=seeding.generator(1)), torch.tensor([0, 1, 2, 0, 1, 2])
-)
 
 
 def small(**changes: Any) -> FastFGSM:
     return FastFGSM(**({"epsilon": 0.3, "at": "floats", "watch": 0} | changes))
-
-
-def pictures(methods: Any, objective: str = "categorical", **given: Any) -> Stack:
-    with seeding.borrowed(0):
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3))
-    return Stack(
-        model, objective, methods, resources=given, updates=6,
-        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
-    )  # fmt: skip
-
-
-def learned(stack: Stack, batch: Batch, name: str = "floats") -> Tensor:
-    """What the model is given in the last pass over a batch."""
-    seen: list[Any] = []
-
-    def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-        seen.append(args[0] if args else kwargs[name])
-
-    handle = stack.run.module.register_forward_pre_hook(look, with_kwargs=True)
-    stack.gradients(stack.window(batch))
-    handle.remove()
-    return seen[-1].detach()
-
-
-def drawn(stack: Stack, like: Tensor, name: str = "floats") -> Tensor:
-    maker = seeding.generator(stack.run.key(stack.methods[0]), name)
-    return torch.rand(like.shape, generator=maker).to(like) * 2 - 1
 
 
 # the value -----------------------------------------------------------------------------------
@@ -535,7 +507,7 @@ class Unchecked(FastFGSM):
 
     def _forget(self) -> None:
         super()._forget()
-        self._looked = True
+        self._inputs._looked = True
 
 
 @trap(right=FastFGSM, wrong=Unchecked)
