@@ -113,6 +113,8 @@ def test_checkpointed_activations_equal_plain(name: str) -> None:
 
 SCOPES: list[dict[str, Any]] = [
     {"name": "fgm", "scope": "output"},
+    {"name": "pgd", "scope": "output", "step_size": 0.5},
+    {"name": "random_noise", "scope": "output", "epsilon": 3.0},
     {"name": "freelb", "steps": 2, "step_size": 0.5, "init": 0.5},
     {"name": "fast_fgsm", "epsilon": 0.3, "scope": "embeddings", "watch": 0},
     {"name": "fast_fgsm", "epsilon": 0.3, "scope": "embeddings", "watch": 0, "weight": 0.5},

@@ -14,11 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.contract.case import Case
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
+from tests.methods import pictures as pictured
 from tests.methods import record_torchattacks
 from tests.methods.pictures import IMAGES, drawn, given_to, learned, pictures
 from tests.methods.traps import trap
 from whet import seeding
-from whet.attack import attack_pass, plain
+from whet.attack import attack_pass
 from whet.ball import Ball, noise
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
@@ -263,43 +264,40 @@ def test_mistakes_are_named() -> None:
 
 
 # traps ---------------------------------------------------------------------------------------
-class ByBackward(PGDInputs):
-    """`loss.backward()` and `x.grad`, as in most snippets."""
-
-    def _attacked(self, run: Any, batch: Batch) -> Batch:
-        floats = batch.inputs["floats"].detach().clone().requires_grad_()
-        output = call(run.model, batch.inputs | {"floats": floats})
-        F.cross_entropy(output, batch.targets).backward()
-        return super()._attacked(run, batch)
+class ByBackward(pictured.ByBackward, PGDInputs):
+    """The gradient by backward()."""
 
 
 @trap(right=PGDInputs, wrong=ByBackward)
 def test_the_attack_pollutes_no_gradient(kind: Any) -> None:
-    stack = make_stack([kind(0.3, at="floats")], coupled=False)
-    moved = learned(stack, PARTS[0])
-    model = make_model(coupled=False)
-    output = call(model, PARTS[0].inputs | {"floats": moved})
-    F.cross_entropy(output, PARTS[0].targets).backward()
-    for ours, theirs in zip(stack.parameters(), model.parameters(), strict=True):
-        assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+    pictured.pollutes_no_gradient(kind(0.3, at="floats"))
 
 
-class Counted(PGDInputs):
-    """Attacks in training mode as it stands: batch statistics move with its passes."""
-
-    def _attacked(self, run: Any, batch: Batch) -> Batch:
-        with seeding.borrowed():
-            plain(run, batch)
-        return super()._attacked(run, batch)
+class Counted(pictured.Counted, PGDInputs):
+    """Statistics move with the attack."""
 
 
 @trap(right=PGDInputs, wrong=Counted)
 def test_batch_statistics_are_those_of_the_inputs_that_are_learned(kind: Any) -> None:
-    stack = make_stack([kind(0.3, at="floats")])
-    moved = learned(stack, PARTS[0])
-    model = make_model()
-    call(model, PARTS[0].inputs | {"floats": moved})
-    assert close(dict(stack.run.module.named_buffers()), dict(model.named_buffers()), atol=1e-6)
+    pictured.statistics_are_of_what_is_learned(kind(0.3, at="floats"))
+
+
+class InPixels(pictured.InPixels, PGDInputs):
+    """std is not asked for."""
+
+
+@trap(right=PGDInputs, wrong=InPixels)
+def test_epsilon_is_in_pixels_where_inputs_are_normalised(kind: Any) -> None:
+    pictured.moves_by_pixels(kind(8 / 255, std=0.25))
+
+
+class Unchecked(pictured.Unchecked, PGDInputs):
+    """The range is not looked at."""
+
+
+@trap(right=PGDInputs, wrong=Unchecked)
+def test_a_range_of_other_units_is_an_error(kind: Any) -> None:
+    pictured.names_a_range_of_other_units(kind(0.1))
 
 
 class OnceBorrowed(PGDInputs):
@@ -331,42 +329,6 @@ def test_every_step_climbs_the_network_that_learns(kind: Any) -> None:
     assert attacked.run.module.norm.num_batches_tracked == 1
     assert len(masks[attacked]) == 4
     assert all(torch.equal(mask, masks[plain][0]) for mask in masks[attacked])
-
-
-class InPixels(PGDInputs):
-    """ε = 8/255 on images that were divided by 0.25, where it is 2/255 of a pixel's range."""
-
-    def _attacked(self, run: Any, batch: Batch) -> Batch:
-        self.std = None
-        return super()._attacked(run, batch)
-
-
-@trap(right=PGDInputs, wrong=InPixels)
-def test_epsilon_is_in_pixels_where_inputs_are_normalised(kind: Any) -> None:
-    std, epsilon = 0.25, 8 / 255
-    batch = IMAGES.replace(inputs=(IMAGES.inputs - 0.5) / std)
-    stack = pictures([kind(epsilon, std=std)], valid_range=(-2.0, 2.0))
-    pixels = (learned(stack, batch, "0") * std + 0.5 - IMAGES.inputs).abs()
-    assert pixels.max().item() == pytest.approx(epsilon, rel=1e-4)
-
-
-class Unchecked(PGDInputs):
-    """Clips normalised images to [0, 1], which paints over half of them."""
-
-    def start(self, run: Any) -> None:
-        super().start(run)
-        self._inputs._looked = True
-
-
-@trap(right=PGDInputs, wrong=Unchecked)
-def test_a_range_of_other_units_is_an_error(kind: Any) -> None:
-    batch = IMAGES.replace(inputs=(IMAGES.inputs - 0.5) / 0.25)
-    message = ""
-    try:
-        pictures([kind(0.1)], valid_range=(0.0, 1.0)).step(batch)
-    except InputError as error:
-        message = str(error)
-    assert "as the model sees the input" in message
 
 
 def in_l2(x: Tensor, slope: Tensor, epsilon: float, alpha: float) -> Tensor:

@@ -55,6 +55,7 @@ class FGM(Perturbation):
     Paper: Miyato, Dai & Goodfellow 2017, arXiv:1605.07725. It damages a model at the very start:
     `FGM().during(0.25, 1)`. Random noise of the same length is the control to compare it with.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
     >>> ids, labels = torch.tensor([[1, 2, 3]]), torch.tensor([0])
     >>> fgm = FGM(epsilon=1.0)

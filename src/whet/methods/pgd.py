@@ -61,6 +61,7 @@ class PGD(Perturbation):
     Paper: Madry et al. 2018, arXiv:1706.06083, there on images and without the clean loss
     (`pgd_inputs`). Best begun late: `PGD().during(0.25, 1)`. `random_noise` is its control.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
     >>> ids, labels = torch.tensor([[1, 2, 3]]), torch.tensor([0])
     >>> pgd = PGD(steps=3)
