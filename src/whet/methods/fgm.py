@@ -53,7 +53,7 @@ class FGM(Perturbation):
         InputError: used alone, `attack` outside of `watch` in the scopes that need it.
 
     Paper: Miyato, Dai & Goodfellow 2017, arXiv:1605.07725. It damages a model at the very start:
-    `FGM().during(0.25, 1)`. Random noise of the same length is the control to compare it with.
+    `FGM().during(0.25, 1)`. `random_noise`, of the same length, is the control to compare it with.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
