@@ -1,23 +1,23 @@
-"""What attacks share: the ball a point may move in, and a pass that leaves no trace."""
+"""What attacks share: steps up a loss, a pass that leaves no trace, and two passes in shares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from whet import mixing, modes, seeding
+from whet import ball, mixing, modes, seeding
+from whet.ball import Ball, noise
 from whet.batch import Batch
 from whet.embedding import Call, Start
-from whet.errors import InputError, NotApplicable
+from whet.errors import NotApplicable
 from whet.forward import Forward
+from whet.method import InnerBackward
 from whet.training import Training
 
-SLACK = 0.01  # of the range: so far beyond it the inputs of another scaling would not stay
 PGD = (0.25,) * 5  # steps in units of epsilon, by which the code of arXiv:2001.03994 watches
 
 
@@ -36,79 +36,42 @@ class Attacker(Protocol):
     def at(self) -> str: ...
 
 
+class InputAttacker(Protocol):
+    """A method that moves inputs within a ball."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def at(self) -> str: ...
+    @property
+    def epsilon(self) -> float: ...
+    @property
+    def std(self) -> float | tuple[float, ...] | None: ...
+
+
+class Inputs:
+    """The floating inputs of a run's batches, each with the ball that it may move in."""
+
+    def __init__(self) -> None:
+        self._looked = False
+
+    def balls(
+        self, who: InputAttacker, run: Training, batch: Batch, norm: str = "linf"
+    ) -> dict[str, Ball]:
+        """By name; whether the first batch lies in the valid range is looked at."""
+        ends = run.resources.get("valid_range")
+        found = ball.balls(who.key, batch, who.at, who.epsilon, who.std, ends, norm)
+        if not self._looked:  # once: an accelerator is waited for
+            ball.check_range(who.key, found)
+            self._looked = True
+        return found
+
+
 @contextmanager
 def attack_pass(model: nn.Module) -> Iterator[None]:
     """A pass that moves no batch statistics and after which dropout draws the same masks."""
     with modes.still_statistics(model), seeding.borrowed(), torch.enable_grad():
         yield
-
-
-def noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Uniform in [-1, 1], drawn on the CPU: the same on every device."""
-    drawn = torch.rand(like.shape, generator=generator)
-    return drawn.mul_(2.0).sub_(1.0).to(like)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ball:
-    """Where a point may go: `radius` around each number of `centre`, and the valid range.
-
-    >>> ball = Ball(torch.tensor([0.5, 0.9]), torch.tensor(0.2), high=torch.tensor(1.0))
-    >>> ball.climbed(ball.centre, torch.tensor([-3.0, 7.0]), size=1.0)
-    tensor([0.3000, 1.0000])
-    """
-
-    centre: Tensor
-    radius: Tensor
-    low: Tensor | None = None
-    high: Tensor | None = None
-
-    def inside(self, point: Tensor) -> Tensor:
-        """The nearest point of the ball, clipped to the valid range."""
-        near = self.centre + (point - self.centre).clamp(-self.radius, self.radius)
-        return near if self.low is None and self.high is None else near.clamp(self.low, self.high)
-
-    def at(self, noise: Tensor) -> Tensor:
-        """The point that noise in [-1, 1] stands for."""
-        return self.inside(self.centre + self.radius * noise)
-
-    def climbed(self, point: Tensor, slope: Tensor | None, size: float) -> Tensor:
-        """A step of `size` radii along the gradient's sign; none where it is NaN or infinite."""
-        if slope is None:
-            return point
-        sign = slope.sign().masked_fill_(~slope.isfinite(), 0.0)
-        return self.inside(point + size * self.radius * sign)
-
-
-def balls(
-    who: str, batch: Batch, at: str, epsilon: float, std: Any = None, valid_range: Any = None
-) -> dict[str, Ball]:
-    """A ball around each floating input that `at` names; of radius 0 in rows without a target.
-
-    Args:
-        who: the method, for errors.
-        batch: whose inputs are meant.
-        at: `*` for every floating input, or a name, glob or position.
-        epsilon: the radius, in the units of `std`.
-        std: what the inputs were divided by: a number, or one for each channel (dim 1).
-        valid_range: `(low, high)`, numbers or one for each channel; or a mapping from names.
-    """
-    _, chosen = mixing.chosen(who, batch.inputs, at)
-    floating = {name: leaf for name, leaf in chosen.items() if leaf.is_floating_point()}
-    if not floating:
-        raise InputError(
-            f"{who}: none of the inputs that at={at!r} matches is floating; numbers that stand for "
-            "things cannot be moved. Use scope='embeddings', which moves what embeddings return."
-        )
-    found = {}
-    for name, leaf in floating.items():
-        radius = leaf.new_tensor(epsilon)
-        if std is not None:
-            radius = radius / _along_channels(who, "std", std, name, leaf)
-        if batch.mask is not None:
-            radius = radius * batch.mask.view(-1, *[1] * (leaf.ndim - 1))
-        found[name] = Ball(leaf.detach(), radius, *_ends(who, valid_range, name, leaf))
-    return found
 
 
 def moved(batch: Batch, points: Mapping[str, Tensor]) -> Batch:
@@ -124,10 +87,21 @@ def moved(batch: Batch, points: Mapping[str, Tensor]) -> Batch:
 
 def started(around: Mapping[str, Ball], size: float, key: int) -> dict[str, Tensor]:
     """A random point of each ball, at most `size` radii away from its centre."""
-    return {
-        name: ball.at(size * noise(ball.centre, seeding.generator(key, name)))
-        for name, ball in around.items()
-    }
+    return {name: ball.drawn(size, seeding.generator(key, name)) for name, ball in around.items()}
+
+
+def worst(
+    loss: Callable[[Tensor], Tensor], ball: Ball, sizes: Sequence[float], init: float,
+    generator: torch.Generator | None,
+) -> Tensor:  # fmt: skip
+    """The point of one ball after steps of `sizes` radii from a random start; torch alone."""
+    point = ball.drawn(init, generator)
+    for size in sizes:
+        point.requires_grad_()
+        with seeding.borrowed():  # each step climbs the network with the next pass's dropout
+            [gradient] = torch.autograd.grad(loss(point), point)
+        point = ball.climbed(point.detach(), gradient, size)
+    return point
 
 
 def climbed(
@@ -187,6 +161,53 @@ def plain(run: Training, batch: Batch) -> Forward:
         run.model = wrapped
 
 
+class Blend:
+    """A share of the loss on a moved batch, and the rest on the batch as it is.
+
+    A batch without targets is never moved. In a blend the first pass is over the batch as it is,
+    and it alone moves batch statistics.
+    """
+
+    def __init__(self) -> None:
+        self._second = False
+
+    def moves(self, batch: Batch, share: float) -> bool:
+        """Whether the pass that begins is over the moved batch."""
+        return share > 0.0 and batch.targets is not None and (share == 1.0 or self._second)
+
+    def backward(
+        self, run: Training, forward: Forward, inner: InnerBackward, share: float
+    ) -> None:  # fmt: skip
+        """All passes, of which the first has been forwarded."""
+        if share in (0.0, 1.0) or forward.batch.targets is None:
+            inner(forward)
+            return
+        inner(forward.replace(scale=forward.scale * (1.0 - share)))
+        self._second = True
+        try:
+            with modes.still_statistics(run.module):
+                again = run.again()
+                inner(again.replace(scale=again.scale * share))
+        finally:
+            self._second = False
+
+
+def check_loss(who: str, run: Training) -> None:
+    """Refuse objectives that have no loss of their own, before training.
+
+    Raises:
+        NotApplicable: the objective's loss is a method's.
+    """
+    if run.objective.family.name == "embedding":
+        raise NotApplicable(who, "a contrastive objective has no loss of its own.")
+
+
+def unclipped(run: Training) -> list[str]:
+    """What is to be said where inputs have no valid range."""
+    told = "no resource valid_range: x + delta is not clipped"
+    return [] if "valid_range" in run.resources else [told]
+
+
 def starting(epsilon: float, size: float, key: int, rows: Tensor | None) -> Start:
     """Random deltas for a `Shift`, at most `size` times epsilon."""
 
@@ -216,45 +237,3 @@ def accuracy(forward: Forward, kind: str) -> float:
         right = output.argmax(-1) == (targets.argmax(-1) if soft else targets)
     kept = right if forward.mask is None else right[forward.mask]
     return float(kept.float().mean().item())
-
-
-def check_range(who: str, found: Mapping[str, Ball]) -> None:
-    """Refuse a valid range that the inputs themselves leave: they were scaled otherwise."""
-    for name, ball in found.items():
-        if ball.low is None or ball.high is None:
-            continue
-        slack = SLACK * (ball.high - ball.low)
-        x = ball.centre
-        if bool(((x < ball.low - slack) | (x > ball.high + slack)).any()):
-            what = f"input {name!r}" if name else "the input"
-            raise InputError(
-                f"{who}: {what} goes from {x.min().item():g} to {x.max().item():g}, outside of the "
-                f"valid_range {ball.low.min().item():g} to {ball.high.max().item():g}. Give the "
-                "range as the model sees the input: ((0 - mean) / std, (1 - mean) / std)."
-            )
-
-
-def _ends(who: str, given: Any, name: str, leaf: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    if isinstance(given, Mapping):
-        given = given.get(name)
-    if given is None:
-        return None, None
-    if not isinstance(given, Sequence | Tensor) or len(given) != 2:
-        raise InputError(f"{who}: valid_range is {given!r}; it is a pair (low, high).")
-    low, high = (_along_channels(who, "valid_range", end, name, leaf) for end in given)
-    return low, high
-
-
-def _along_channels(who: str, what: str, value: Any, name: str, leaf: Tensor) -> Tensor:
-    """A number, or one for each channel, in the shape that goes with an input `(N, C, ...)`."""
-    found = torch.as_tensor(value, dtype=leaf.dtype, device=leaf.device)
-    if found.ndim == 0:
-        return found
-    if found.ndim > 1 and found.ndim <= leaf.ndim:
-        return found  # as the user shaped it
-    if leaf.ndim < 2 or found.shape[0] not in (1, leaf.shape[1]):
-        raise InputError(
-            f"{who}: {what} has shape {tuple(found.shape)} and input {name!r} "
-            f"{tuple(leaf.shape)}; give a number, or one for each channel (dim 1)."
-        )
-    return found.view(1, -1, *[1] * (leaf.ndim - 2))

@@ -85,12 +85,23 @@ def sized(gradient: Tensor, size: float, *, each: bool = False) -> Tensor:
     A norm of zero, NaN or infinity gives zeros, and the device is never waited for.
     """
     dims = tuple(range(1, gradient.ndim)) if each else None
-    half = gradient.dtype in (torch.float16, torch.bfloat16)
-    wide = torch.float32 if half else gradient.dtype  # fp16 squares overflow from 256 on
+    wide = _wide(gradient)
     norm = torch.linalg.vector_norm(gradient, dim=dims, keepdim=each, dtype=wide)
     moved = gradient.to(wide) if size == 1.0 else gradient.to(wide) * size
     useless = ~((norm > 0) & norm.isfinite())
     return torch.div(moved, norm).masked_fill_(useless, 0.0).to(gradient.dtype)
+
+
+def within(delta: Tensor, radius: float, *, each: bool = False) -> Tensor:
+    """The delta, or `each` row of it, pulled back into the ball of the same norm."""
+    dims = tuple(range(1, delta.ndim)) if each else None
+    norm = torch.linalg.vector_norm(delta, dim=dims, keepdim=each, dtype=_wide(delta))
+    return torch.where(norm > radius, delta * (radius / norm), delta).to(delta.dtype)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if half else tensor.dtype  # fp16 squares overflow from 256 on
 
 
 @dataclass(slots=True, eq=False)

@@ -113,6 +113,8 @@ def test_checkpointed_activations_equal_plain(name: str) -> None:
 
 SCOPES: list[dict[str, Any]] = [
     {"name": "fgm", "scope": "output"},
+    {"name": "pgd", "scope": "output", "step_size": 0.5},
+    {"name": "random_noise", "scope": "output", "epsilon": 3.0},
     {"name": "freelb", "steps": 2, "step_size": 0.5, "init": 0.5},
     {"name": "fast_fgsm", "epsilon": 0.3, "scope": "embeddings", "watch": 0},
     {"name": "fast_fgsm", "epsilon": 0.3, "scope": "embeddings", "watch": 0, "weight": 0.5},
@@ -169,7 +171,7 @@ def test_a_run_of_a_wrapped_model_in_half_precision() -> None:
     assert torch.allclose(found.predictor()(SEEN), plain.predictor()(SEEN), atol=1e-6)
 
 
-INPUT_GRADIENTS = ("fast_fgsm",)  # ask for no gradient but that of an input
+INPUT_GRADIENTS = ("fast_fgsm", "pgd_inputs")  # ask for no gradient but that of an input
 
 
 class Reentrant(Net):

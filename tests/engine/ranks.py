@@ -23,7 +23,7 @@ from tests.contract.found import case, names
 from whet.batch import Batch
 from whet.errors import WhetError
 from whet.method import Method
-from whet.methods import EMA, FGM, SAM, SWA, FixMatch, LabelSmoothing, MoCo, PreciseBN
+from whet.methods import EMA, FGM, PGD, SAM, SWA, FixMatch, LabelSmoothing, MoCo, PreciseBN
 from whet.run import Run
 from whet.stack import Stack
 from whet.stage import Stage
@@ -190,6 +190,7 @@ def everything(folder: Path, rank: int) -> dict[str, Any]:
             "none": reductions(None), "sam": reductions(SAM(0.1)),
             "sam global": reductions(SAM(0.1, across="global")), "fgm": reductions(FGM(1.0)),
             "fgm global": reductions(FGM(1.0, across="global")),
+            "pgd": reductions(PGD()), "pgd global": reductions(PGD(across="global")),
         },
         "halved": halved(), "refusals": refusals(), "interrupted": interrupted(folder),
         "from one": told(make_run([EMA(0.9)], **UNEVEN, folder=folder / "from one").fit()),

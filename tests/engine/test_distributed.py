@@ -175,15 +175,21 @@ class TestEquality:
 
 class TestReductions:
     def test_local_is_one_a_step_and_global_one_a_pass(self, two: Found) -> None:
-        """Of gradients; two micro-batches a step, each with a second pass of FGM."""
+        """Of gradients; two micro-batches a step, each with FGM's second pass or PGD's three."""
         for found in two:
             count = {name: reductions for name, (reductions, _) in found["reductions"].items()}
-            assert count == {"none": 1, "sam": 1, "sam global": 2, "fgm": 1, "fgm global": 3}
+            assert count == {
+                "none": 1, "sam": 1, "sam global": 2, "fgm": 1, "fgm global": 3,
+                "pgd": 1, "pgd global": 7,
+            }  # fmt: skip
 
     def test_calls_of_the_model_are_the_methods_own(self, two: Found) -> None:
         for found in two:
             calls = {name: calls for name, (_, calls) in found["reductions"].items()}
-            assert calls == {"none": 2, "sam": 4, "sam global": 4, "fgm": 4, "fgm global": 4}
+            assert calls == {
+                "none": 2, "sam": 4, "sam global": 4, "fgm": 4, "fgm global": 4,
+                "pgd": 8, "pgd global": 8,
+            }  # fmt: skip
 
     def test_ranks_draw_differently(self, two: Found) -> None:
         assert two[0]["position"] != two[1]["position"]

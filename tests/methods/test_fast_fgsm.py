@@ -22,9 +22,12 @@ from tests.contract.fixture import (
     make_stack,
     weights,
 )
+from tests.methods import pictures as pictured
+from tests.methods.pictures import IMAGES, drawn, learned, pictures
 from tests.methods.traps import trap
 from whet import seeding
-from whet.attack import Ball, CatastrophicOverfitting, attack_pass
+from whet.attack import CatastrophicOverfitting, attack_pass
+from whet.ball import Ball
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.methods.distillation import Distillation
@@ -40,40 +43,10 @@ CASE = Case(
 )
 
 PARTS = Batch.of(data()).split(6)
-IMAGES = Batch(
-    torch.rand(6, 3, 4, 4, generator=seeding.generator(1)), torch.tensor([0, 1, 2, 0, 1, 2])
-)
 
 
 def small(**changes: Any) -> FastFGSM:
     return FastFGSM(**({"epsilon": 0.3, "at": "floats", "watch": 0} | changes))
-
-
-def pictures(methods: Any, objective: str = "categorical", **given: Any) -> Stack:
-    with seeding.borrowed(0):
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3))
-    return Stack(
-        model, objective, methods, resources=given, updates=6,
-        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
-    )  # fmt: skip
-
-
-def learned(stack: Stack, batch: Batch, name: str = "floats") -> Tensor:
-    """What the model is given in the last pass over a batch."""
-    seen: list[Any] = []
-
-    def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-        seen.append(args[0] if args else kwargs[name])
-
-    handle = stack.run.module.register_forward_pre_hook(look, with_kwargs=True)
-    stack.gradients(stack.window(batch))
-    handle.remove()
-    return seen[-1].detach()
-
-
-def drawn(stack: Stack, like: Tensor, name: str = "floats") -> Tensor:
-    maker = seeding.generator(stack.run.key(stack.methods[0]), name)
-    return torch.rand(like.shape, generator=maker).to(like) * 2 - 1
 
 
 # the value -----------------------------------------------------------------------------------
@@ -475,78 +448,40 @@ def test_a_skipped_update_is_not_watched() -> None:
 
 
 # traps ---------------------------------------------------------------------------------------
-class ByBackward(FastFGSM):
-    """`loss.backward()` and `x.grad`, as in most snippets."""
-
-    def _attacked(self, run: Any, batch: Batch, sizes: Any, key: int) -> Batch:
-        floats = batch.inputs["floats"].detach().clone().requires_grad_()
-        output = call(run.model, batch.inputs | {"floats": floats})
-        F.cross_entropy(output, batch.targets).backward()
-        return super()._attacked(run, batch, sizes, key)
+class ByBackward(pictured.ByBackward, FastFGSM):
+    """The gradient by backward()."""
 
 
 @trap(right=FastFGSM, wrong=ByBackward)
 def test_the_attack_pollutes_no_gradient(kind: Any) -> None:
-    stack = make_stack([kind(0.3, at="floats", watch=0)], coupled=False)
-    moved = learned(stack, PARTS[0])
-    model = make_model(coupled=False)
-    output = call(model, PARTS[0].inputs | {"floats": moved})
-    F.cross_entropy(output, PARTS[0].targets).backward()
-    for ours, theirs in zip(stack.parameters(), model.parameters(), strict=True):
-        assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+    pictured.pollutes_no_gradient(kind(0.3, at="floats", watch=0))
 
 
-class Counted(FastFGSM):
-    """Attacks in training mode as it stands: batch statistics move with every pass."""
-
-    def forward(self, run: Any, batch: Batch, inner: Any) -> Any:
-        return inner(self._attacked(run, batch, self._sizes, run.key(self)))
+class Counted(pictured.Counted, FastFGSM):
+    """Statistics move with the attack."""
 
 
 @trap(right=FastFGSM, wrong=Counted)
 def test_batch_statistics_are_those_of_the_inputs_that_are_learned(kind: Any) -> None:
-    stack = make_stack([kind(0.3, at="floats", watch=0)])
-    moved = learned(stack, PARTS[0])
-    model = make_model()
-    call(model, PARTS[0].inputs | {"floats": moved})
-    found = dict(stack.run.module.named_buffers())
-    assert close(found, dict(model.named_buffers()), atol=1e-6)
+    pictured.statistics_are_of_what_is_learned(kind(0.3, at="floats", watch=0))
 
 
-class InPixels(FastFGSM):
-    """ε = 8/255 on images that were divided by 0.25, where it is 2/255 of a pixel's range."""
-
-    def _attacked(self, run: Any, batch: Batch, sizes: Any, key: int) -> Batch:
-        self.std = None
-        return super()._attacked(run, batch, sizes, key)
+class InPixels(pictured.InPixels, FastFGSM):
+    """std is not asked for."""
 
 
 @trap(right=FastFGSM, wrong=InPixels)
 def test_epsilon_is_in_pixels_where_inputs_are_normalised(kind: Any) -> None:
-    std, epsilon = 0.25, 8 / 255
-    batch = IMAGES.replace(inputs=(IMAGES.inputs - 0.5) / std)
-    stack = pictures([kind(epsilon, std=std, watch=0)], valid_range=(-2.0, 2.0))
-    pixels = (learned(stack, batch, "0") * std + 0.5 - IMAGES.inputs).abs()
-    assert pixels.max().item() == pytest.approx(epsilon, rel=1e-4)
+    pictured.moves_by_pixels(kind(8 / 255, std=0.25, watch=0))
 
 
-class Unchecked(FastFGSM):
-    """Clips normalised images to [0, 1], which paints over half of them."""
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._looked = True
+class Unchecked(pictured.Unchecked, FastFGSM):
+    """The range is not looked at."""
 
 
 @trap(right=FastFGSM, wrong=Unchecked)
 def test_a_range_of_other_units_is_an_error(kind: Any) -> None:
-    batch = IMAGES.replace(inputs=(IMAGES.inputs - 0.5) / 0.25)
-    message = ""
-    try:
-        pictures([kind(0.1)], valid_range=(0.0, 1.0)).step(batch)
-    except InputError as error:
-        message = str(error)
-    assert "as the model sees the input" in message
+    pictured.names_a_range_of_other_units(kind(0.1, watch=0))
 
 
 def plain_sign(point: Tensor, slope: Tensor) -> Tensor:

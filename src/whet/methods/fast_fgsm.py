@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from whet import attack, embedding, modes, seeding
-from whet.attack import Ball, CatastrophicOverfitting, attack_pass
+from whet.attack import Blend, CatastrophicOverfitting, Inputs, attack_pass
+from whet.ball import Ball
 from whet.batch import Batch
 from whet.embedding import Shift
-from whet.errors import InputError, NotApplicable
+from whet.errors import InputError
 from whet.forward import Forward
 from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
 from whet.settings import choice, number
@@ -37,14 +38,8 @@ def fast_fgsm(
     >>> bool((moved - x).abs().max() <= 0.1 + 1e-6)
     True
     """
-    ends = (None if end is None else x.new_tensor(end) for end in (low, high))
-    ball = Ball(x.detach(), x.new_tensor(epsilon), *ends)
-    point = ball.at(init * attack.noise(x, generator))
-    if step_size == 0.0:
-        return point
-    point.requires_grad_()
-    [gradient] = torch.autograd.grad(loss(point), point)
-    return ball.climbed(point.detach(), gradient, step_size)
+    sizes = (step_size,) if step_size > 0 else ()
+    return attack.worst(loss, Ball.around(x, epsilon, low, high), sizes, init, generator)
 
 
 @method
@@ -136,11 +131,12 @@ class FastFGSM(Method):
         self._embeddings: dict[str, nn.Module] = {}
         self._shift: Shift | None = None
         self._rows: Tensor | None = None
-        self._second = False
+        self._blend = Blend()
 
     def _forget(self) -> None:
         self.accuracy: float | None = None  # under PGD, when it was last looked at
-        self.best, self.halved, self.stopped, self._looked = 0.0, 0, False, False
+        self.best, self.halved, self.stopped = 0.0, 0, False
+        self._inputs = Inputs()
         self._first: Batch | None = None  # one for all looks: of other rows accuracy differs anyway
 
     # the core: torch alone -------------------------------------------------------------------
@@ -193,15 +189,13 @@ class FastFGSM(Method):
     # the moments -----------------------------------------------------------------------------
     def build(self, run: Training) -> None:
         kind, inputs = run.objective.family.name, self.scope == "inputs"
-        if kind == "embedding":
-            raise NotApplicable(self.key, "a contrastive objective has no loss of its own.")
+        attack.check_loss(self.key, run)
         if not inputs:
             if self.std is not None:
                 raise InputError(f"{self.key}: std is of inputs; leave it out for embeddings.")
             self.begin(run.module)
             embedding.make_ready(run.module, [*self._embeddings.values()])
-        unclipped = inputs and "valid_range" not in run.resources
-        self.notes = ["no resource valid_range: x + delta is not clipped"] * unclipped
+        self.notes = attack.unclipped(run) if inputs else []
         if kind == "real" and self.watch > 0:
             self.notes.append("reals have no accuracy: overfitting is not watched")
 
@@ -211,7 +205,7 @@ class FastFGSM(Method):
             self.begin(run.module)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
-        if not self._acts(batch) or (self.weight < 1.0 and not self._second):
+        if not self._blend.moves(batch, self._share):
             return inner(batch)
         if self._first is None and run.micro == 0 and self._watches(run):
             run.stage(self, batch)
@@ -222,17 +216,7 @@ class FastFGSM(Method):
         return inner(worse)
 
     def backward(self, run: Training, forward: Forward, inner: InnerBackward) -> None:
-        if self.weight == 1.0 or not self._acts(forward.batch):
-            inner(forward)
-            return
-        inner(forward.replace(scale=forward.scale * (1.0 - self.weight)))
-        self._second = True
-        try:
-            with modes.still_statistics(run.module):
-                again = run.again()
-                inner(again.replace(scale=again.scale * self.weight))
-        finally:
-            self._second = False
+        self._blend.backward(run, forward, inner, self._share)
 
     def after_update(self, run: Training) -> None:
         for batch in run.staged(self):
@@ -243,9 +227,9 @@ class FastFGSM(Method):
             if math.isfinite(accuracy := run.world.leading(here)):
                 self.observe(accuracy)
 
-    def _acts(self, batch: Batch) -> bool:
-        off = self.weight == 0.0 or self.epsilon == 0.0 or self.stopped
-        return not off and batch.targets is not None
+    @property
+    def _share(self) -> float:
+        return 0.0 if self.epsilon == 0.0 or self.stopped else self.weight
 
     def _attacked(self, run: Training, batch: Batch, sizes: Sequence[float], key: int) -> Batch:
         """The batch to learn: with its inputs moved, or as it is where a shift stands moved."""
@@ -257,14 +241,10 @@ class FastFGSM(Method):
         if self.scope == "embeddings":
             self._climb(lambda: loss(batch), sizes)
             return batch
-        ends = run.resources.get("valid_range")
-        balls = attack.balls(self.key, batch, self.at, self.epsilon, self.std, ends)
-        if not self._looked:  # once: an accelerator is waited for
-            attack.check_range(self.key, balls)
-            self._looked = True
-        points = attack.started(balls, self.init, key)
+        around = self._inputs.balls(self, run, batch)
+        points = attack.started(around, self.init, key)
         for size in sizes:
-            points = attack.climbed(self, loss, batch, balls, points, size)
+            points = attack.climbed(self, loss, batch, around, points, size)
         return attack.moved(batch, points)
 
     def _climb(self, loss: Callable[[], Tensor], sizes: Sequence[float]) -> None:
@@ -274,8 +254,8 @@ class FastFGSM(Method):
         for size in sizes:
             slopes = attack.slopes(self, loss(), [c.delta for c in self._shift.calls])
             for call, slope in zip(self._shift.calls, slopes, strict=True):
-                ball = attack.around(call, self.epsilon, self._rows)
-                call.move(ball.climbed(call.delta.detach(), slope, size))
+                here = attack.around(call, self.epsilon, self._rows)
+                call.move(here.climbed(call.delta.detach(), slope, size))
 
     # the watch -------------------------------------------------------------------------------
     def _watches(self, run: Training) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from whet import embedding, modes, seeding
 from whet.batch import Batch
-from whet.embedding import Call, Shift, sized
+from whet.embedding import Call, Shift, sized, within
 from whet.errors import NotApplicable
 from whet.forward import Forward
 from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
@@ -147,7 +147,7 @@ class FreeLB(Method):
             gradient = call.gradient()
             if gradient is not None:
                 moved = call.delta.detach() + sized(gradient, self.step_size, each=True)
-                call.move(_within(moved, self.epsilon) if self.epsilon > 0 else moved)
+                call.move(within(moved, self.epsilon, each=True) if self.epsilon > 0 else moved)
 
     # the moments -----------------------------------------------------------------------------
     def build(self, run: Training) -> None:
@@ -173,10 +173,3 @@ class FreeLB(Method):
                     inner(again.replace(scale=again.scale / self.steps))
                 assert self._shift is not None
                 self._shift.rewind()  # whoever repeats this micro-batch begins at δ_0
-
-
-def _within(delta: Tensor, radius: float) -> Tensor:
-    """Each row of `delta` pulled back into the ball."""
-    dims = tuple(range(1, delta.ndim))
-    norm = torch.linalg.vector_norm(delta, dim=dims, keepdim=True, dtype=torch.float32)
-    return torch.where(norm > radius, delta * (radius / norm), delta).to(delta.dtype)

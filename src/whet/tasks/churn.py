@@ -37,10 +37,14 @@ ABOUT = About(
     ),
     settings={
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
-        "fast_fgsm": {"during": [0.25, 1]},
+        "fast_fgsm": {"during": [0.25, 1]}, "pgd": {"during": [0.25, 1]},
+        "pgd_inputs": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
+        "pgd": "four passes for every update; ask for it by --methods pgd",
+        "pgd_inputs": "eight passes for every update; ask for it by --methods pgd_inputs",
+        "random_noise": "the control of fgm; ask for it by --methods random_noise",
         "cutmix": "the inputs are no images",
         "distillation": "the task has no teacher",
         "mixup": "categories are numbers that cannot be mixed",

@@ -29,11 +29,15 @@ ABOUT = About(
     ),
     settings={
         "ema": {"decay": 0.98}, "fast_fgsm": {"during": [0.25, 1]}, "fixmatch": {"mu": 2},
-        "moco": {"queue": 512, "at": "head"},
+        "moco": {"queue": 512, "at": "head"}, "pgd_inputs": {"during": [0.25, 1]},
+        "random_noise": {"scope": "inputs", "epsilon": 8 / 255, "during": [0.25, 1]},
     },
     left_out={
         "fgm": "the model has no embedding to attack",
         "freelb": "the model has no embedding to attack",
+        "pgd": "the model has no embedding to attack",
+        "pgd_inputs": "eight passes for every update; ask for it by --methods pgd_inputs",
+        "random_noise": "the control of fast_fgsm; ask for it by --methods random_noise",
         "distillation": "the task has no teacher",
         "fixmatch": "about 5 times the cost; ask for it by --methods fixmatch",
         "moco": "a pre-training method; ask for it by --methods moco",

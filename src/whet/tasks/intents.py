@@ -35,10 +35,14 @@ ABOUT = About(
     ),
     settings={
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
+        "pgd": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
         "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
+        "pgd": "four passes for every update; ask for it by --methods pgd",
+        "pgd_inputs": "the inputs are numbers of words, which cannot be moved",
+        "random_noise": "the control of fgm; ask for it by --methods random_noise",
         "precise_bn": "the model has no batch statistics",
         "cutmix": "the inputs are no images",
         "distillation": "the task has no teacher",
