@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,21 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from whet import composition, objectives, predict, sources
 from whet import device as devices
-from whet import methods, nesting, objectives, predict, sources
 from whet import metrics as measures
 from whet.callback import Callback
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
-from whet.loading import open_loader
 from whet.run import Run
 from whet.sources import Source
-from whet.stage import Stage
 from whet.study.memory import Peak
 from whet.study.plan import Node, Row, Settings
 from whet.task import Task
-from whet.tasks import About
 
-PASSES, FEWEST = 10, 300  # passes over the data, and updates, where the task says neither
 EVALUATIONS = 6  # of the select part in the course of one training
 CLASSES = 200  # beyond so many, who was taken for whom fills pages that nobody reads
 
@@ -44,7 +40,7 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "title": about.title or source.name, "metric": metrics[0].name,
         "higher_is_better": metrics[0].higher_is_better,
         "metrics": [metric.name for metric in metrics], "seeds": about.seeds,
-        "updates": _updates(about, task),
+        "updates": composition.length(about, task),
         "methods": None if about.methods is None else list(about.methods),
         "left_out": dict(about.left_out), "data": sources.fingerprint(task),
         "settings": {name: dict(given) for name, given in about.settings.items()},
@@ -160,51 +156,10 @@ def _classes(task: Task, count: int) -> list[str]:
 def _composed(
     source: Source, node: Node, folder: Path | None, device: str
 ) -> tuple[list[Settings], Run]:
-    """The run, with the companions that its methods must not stand without and that apply."""
-    given = [dict(each) for each in node.methods]
-    extra = companions(given)
-    while True:
-        every = [*given, *({"name": name} for name in extra)]
-        task = source.task(node.seed)
-        stage = _stage(source.about, task, every, node.options)
-        try:
-            run = Run(task, stage, node.seed, folder=folder, device=device, keep=1, log=None)
-            run.stack.open()
-        except NotApplicable as error:
-            if error.method not in extra:
-                raise
-            extra.remove(error.method)
-        else:
-            return every, run
-
-
-def companions(given: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What must stand beside the methods where it applies, and does not yet."""
-    names = {str(each["name"]) for each in given}
-    wanted = {one for name in names for one in methods.registry()[name].companions}
-    return sorted(wanted - names)
-
-
-def _stage(
-    about: About, task: Task, given: Sequence[Settings], options: Mapping[str, Any]
-) -> Stage:
-    made = [methods.make(each) for each in given]
-    # a method that owns the learning rate brings its own schedule; that is part of its arm
-    owned = any(nesting.brings_schedule(method) for method in made)
-    return Stage(
-        updates=int(options.get("updates") or _updates(about, task)), methods=made,
-        batch_size=about.batch_size, accumulate=about.accumulate, optimizer=about.optimizer,
-        schedule=None if owned else about.schedule,
+    return composition.compose(
+        source, node.methods, node.seed, updates=node.options.get("updates"), folder=folder,
+        device=device, keep=1, log=None,
     )  # fmt: skip
-
-
-def _updates(about: About, task: Task) -> int:
-    """The length of one training."""
-    if about.updates is not None:
-        return about.updates
-    batches = open_loader(task.train, about.batch_size, collate=task.collate).batches
-    length = Stage(epochs=about.epochs or PASSES, accumulate=about.accumulate).length(batches)
-    return length if about.epochs is not None else max(FEWEST, length)
 
 
 class _Clock(Callback):
