@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from whet.errors import InputError
 
@@ -25,7 +26,7 @@ class Request:
         precision: `fp32`, `bf16` or `fp16`.
         updates: length in updates; or `epochs`.
         epochs: length in passes over the training data.
-        log: names of logs beside the usual ones.
+        log: names of logs beside the usual ones; or what else `Run` takes for one.
         overfit: train on so many fixed batches and keep nothing.
         profile: trace so many updates and keep nothing else.
         anomaly: look for the first NaN and keep nothing.
@@ -42,7 +43,7 @@ class Request:
     precision: str = "fp32"
     updates: int | None = None
     epochs: float | None = None
-    log: Sequence[str] = ()
+    log: Sequence[Any] = ()
     overfit: int | None = None
     profile: int | None = None
     anomaly: bool = False
@@ -66,7 +67,8 @@ class Request:
         given = {name: getattr(self, name) for name in usual}
         given = {name: value for name, value in given.items() if value != usual[name]}
         given |= {"recipe": _near(self.recipe), "methods": self.methods, "out": _near(self.out)}
-        given |= {"updates": self.updates, "epochs": self.epochs, "log": ",".join(self.log) or None}
+        named = ",".join(name for name in self.log if isinstance(name, str))
+        given |= {"updates": self.updates, "epochs": self.epochs, "log": named or None}
         for name, value in given.items():
             words += [] if value is None else [f"--{name}", str(value)]
         return shlex.join(words)
