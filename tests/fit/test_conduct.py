@@ -103,8 +103,9 @@ class TestWhatIsWritten:
         assert fit(asked(place, out=place / "other")).about["metrics"].keys() == {"select"}
 
     def test_embeddings_have_no_metrics(self, place: Path) -> None:
-        text = tiny.TASK.replace("metrics=", "objective='contrastive', resources={'view': "
-                                 "lambda x, g: x + torch.randn(x.shape, generator=g)}, metrics=")  # fmt: skip
+        view = "lambda x, g: x + torch.randn(x.shape, generator=g)"
+        given = f"objective='contrastive', resources={{'view': {view}}}, metrics="
+        text = tiny.TASK.replace("metrics=", given)
         tiny.write(place, text)
         told = fit(asked(place, methods="moco:queue=16", updates=2)).about
         assert (told["metrics"], told["objective"]) == ({}, "embedding")

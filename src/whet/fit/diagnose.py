@@ -151,10 +151,7 @@ def _nan(told: Diagnosis, run: Run, first: FirstNaN | None) -> Iterator[None]:
 def _backward(operation: str, run: Run, warned: Sequence[str]) -> str:
     where = "".join(f"\n{frame}" for text in warned for frame in _own(text))
     called = f", which was called in{where}" if where else ""
-    return (
-        f"the first NaN of a backward pass is {operation}'s, in update "
-        f"{run.updates + 1}{called}"
-    )
+    return f"the first NaN of a backward pass is {operation}'s, in update {run.updates + 1}{called}"
 
 
 def _own(warning: str) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,7 +73,7 @@ class Folder:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the folder against other processes; what a mistake leaves empty is removed."""
-        new = not self.path.exists()
+        new = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             with files.locked(self.path / LOCK, f"The model in {self.path}"):
                 files.sweep(self.path)
@@ -81,7 +81,9 @@ class Folder:
         finally:
             if new and [path.name for path in self.path.glob("*")] == [LOCK]:
                 (self.path / LOCK).unlink()
-                self.path.rmdir()
+                with suppress(OSError):  # another fit is at work beside
+                    for path in new:
+                        path.rmdir()
 
     def trained(self) -> bool:
         """Whether there is something to go on from, or to lose."""
