@@ -58,16 +58,7 @@ def fit(request: Request) -> Fitted:
     source = sources.load(request.task, request.file)
     folder = Folder(request.folder)
     with folder.held() if leads() else nullcontext():
-        identified = _identity(request, source)
-        if leads():
-            _prepare(request, source, folder, identified)
-        methods, run = _begun(request, source)
-        about = identified | {"data": sources.fingerprint(run.task)}
-        if leads():
-            folder.claim(about)
-        told = _about(request, source, run, methods, about)
-        if leads() and not folder.model.exists():
-            folder.write({**told, "status": "training"})
+        told, run = _begun(request, source, folder)
         run.evaluate_every = max(1, composition.whole_length(run.recipe, run.task) // EVALUATIONS)
         with _interruptible(run):
             run.fit()
@@ -90,23 +81,38 @@ def _identity(request: Request, source: Source) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _prepare(request: Request, source: Source, folder: Folder, identified: dict[str, Any]) -> None:
-    """See that the folder is free for this training; `fresh` frees it."""
-    folder.check_own()
-    if not request.fresh:
-        folder.claim(identified)
-        return
-    if folder.trained():  # mistakes come up before anything is removed
-        recipes.made(request, source, log=None)
-    folder.clear()
+def _begun(request: Request, source: Source, folder: Folder) -> tuple[dict[str, Any], Run]:
+    """The run, which may stand where an earlier one was stopped, and what is known of its model.
 
-
-def _begun(request: Request, source: Source) -> tuple[list[dict[str, Any]] | None, Run]:
+    Only the process that writes looks at what is in the folder.
+    """
+    identified = _identity(request, source)
+    if leads():
+        folder.check_own()
+        _free(request, source, folder, identified)
     try:
-        return recipes.made(request, source, folder=request.folder, log=request.log)
+        methods, run = recipes.made(request, source, folder=request.folder, log=request.log)
     except CheckpointError as error:
         error.add_note(f"of `whet fit`: {ANEW}")
         raise
+    identified |= {"data": sources.fingerprint(run.task)}
+    told = _about(request, source, run, methods, identified)
+    if leads():
+        folder.claim(identified)
+        if not folder.model.exists():
+            folder.write({**told, "status": "training"})
+    return told, run
+
+
+def _free(request: Request, source: Source, folder: Folder, identified: dict[str, Any]) -> None:
+    """See that nothing else was trained in the folder; `fresh` removes what was."""
+    if not request.fresh:
+        folder.claim(identified)
+        return
+    alone = LAUNCHED not in os.environ  # several processes would have to make a run together
+    if folder.trained() and alone:  # mistakes come up before anything is removed
+        recipes.made(request, source, log=None)
+    folder.clear()
 
 
 def _about(
