@@ -232,6 +232,9 @@ class TestRefused:
              "leave --epochs out"),
             ({"recipe": Path("r.py"), "methods": None, "updates": 1}, InputError,
              "leave --updates out"),
+            ({"epochs": float("nan")}, InputError, "--epochs is nan; it must be above 0"),
+            ({"epochs": 0.0}, InputError, "--epochs is 0.0"),
+            ({"seed": 1 << 53}, InputError, "--seed is 9007199254740992; it must lie in"),
             ({"overfit": 1, "fresh": True}, InputError, "leave --fresh out"),
         ],
     )  # fmt: skip

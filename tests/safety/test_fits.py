@@ -31,7 +31,7 @@ def read(data: bytes) -> None:
         (Path(home) / ABOUT).write_bytes(data)
         with only_whet_errors():
             about = folder.finished()
-            assert 0 <= about.seed < 2**63
+            assert 0 <= about.seed < 2**53
             assert 0 < about.batch_size < 2**31
             torch.manual_seed(about.seed)
         with only_whet_errors():

@@ -215,11 +215,11 @@ def predict(
     name = task if file is None else places.name_of(file)
     found = saved.load(model, name, file, seed, device)
     text = saved.table(found, found.batches(part) if data is None else found.rows_of(data))
+    _notes(found.notes)
     if str(out) == "-":
         typer.echo(text, nl=False)
         return
     files.write(out, text)
-    _notes(found.notes)
     typer.echo(f"predictions: {out}")
 
 

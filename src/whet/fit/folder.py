@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from whet.errors import InputError
+from whet.fit.request import LARGEST
 from whet.study import files, redact
 
 FORMAT = 1
@@ -52,7 +53,7 @@ class About(_Shape):
     format: Literal[1]
     status: Literal["training", "done"]
     task: _Task
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
+    seed: Annotated[int, Field(ge=0, lt=LARGEST)]
     precision: Literal["fp32", "bf16", "fp16"]
     batch_size: Annotated[int, Field(ge=1, lt=1 << 31)] = 256
     command: str = ""

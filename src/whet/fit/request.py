@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
+
+LARGEST = 1 << 53  # seeds below are whole numbers in every reader of JSON
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,10 @@ class Request:
                 f"the stages of a recipe say themselves how long they are: leave {length} out, or "
                 "change it in the recipe."
             )
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise InputError(f"--epochs is {self.epochs}; it must be above 0.")
+        if not 0 <= self.seed < LARGEST:
+            raise InputError(f"--seed is {self.seed}; it must lie in [0, {LARGEST}).")
         if self.diagnoses and (self.log or self.fresh):
             option = "--log" if self.log else "--fresh"
             raise InputError(
