@@ -1,23 +1,19 @@
 """Where tasks come from: a built-in name, a user's file, a function.
 
-A user's file is Python and is run; it defines `task(seed) -> Task` and may define `ABOUT`. It is
-imported with its folder in front of the import path, as `python file.py` would.
+A user's file is Python and is run; it defines `task(seed) -> Task`, and may define `ABOUT` and
+`inputs(path, seed)`, which reads rows that are no part of the task.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import random
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,13 +21,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from whet import places, rows, seeding, tasks
+from whet import code_files, places, rows, seeding, tasks
 from whet.batch import leaves
 from whet.errors import InputError, UnknownName, WhetError
 from whet.task import Task
 from whet.tasks import About
 
 MakeTask = Callable[[int], Task]
+PARTS = ("select", "judge")  # what a study needs beside the part to train on
 _given: dict[str, MakeTask] = {}  # functions that a Study was given in this process
 
 
@@ -44,32 +41,38 @@ class Source:
         make: from a seed to a Task.
         about: what a study needs to know.
         file: the file it comes from; None for built-in ones and for functions.
+        read: from a file of rows and a seed to inputs as that seed's model takes them.
     """
 
     name: str
     make: MakeTask
     about: About
     file: Path | None = None
+    read: Callable[[Path, int], Any] | None = None
 
-    def task(self, seed: int) -> Task:
+    def task(self, seed: int, needs: Sequence[str] = PARTS) -> Task:
         """The task of one seed; what draws without a generator of its own is seeded by it.
+
+        Args:
+            seed: decides the split, the initial weights and whatever else the task draws.
+            needs: parts that it must have, beside the one to train on.
 
         Raises:
             InputError: the task's code raised, or gave no Task; with the lines it happened in.
         """
-        with _seeded(seed):
+        with seeded(seed):
             try:
                 made = self.make(seed)
             except WhetError:
                 raise
             except Exception as error:
-                raise InputError(_told(f"task({seed})", self.file, error)) from error
+                raise InputError(code_files.told(f"task({seed})", self.file, error)) from error
         if not isinstance(made, Task):
             raise InputError(
                 f"task({seed}) of {self.name} gave {type(made).__name__}, not a whet.Task. "
                 "End it with `return Task(model, train=..., select=..., judge=...)`."
             )
-        for part in ("select", "judge"):
+        for part in needs:
             if getattr(made, part) is None:
                 raise InputError(
                     f"task({seed}) of {self.name} has no {part} part. A study needs all three: "
@@ -93,7 +96,7 @@ def load(name: str, file: str | Path | None = None) -> Source:
     if name not in tasks.names() and Path(f"{name}.py").is_file():
         raise InputError(f"{name} is no built-in task. Did you mean the file {name}.py?")
     module = tasks.load(name)
-    return Source(name, module.task, module.ABOUT)
+    return Source(name, module.task, module.ABOUT, read=getattr(module, "inputs", None))
 
 
 def give(make: MakeTask, name: str | None = None) -> str:
@@ -116,17 +119,16 @@ def _from_function(name: str, make: MakeTask) -> Source:
 
 
 def _from_file(path: Path) -> Source:
-    module = _imported(path)
+    remedy = f"`whet new {path}` writes a task to begin with; built-in tasks: "
+    module = code_files.imported(path, f"{remedy}{', '.join(tasks.names())}.")
     make = getattr(module, "task", None)
     if not callable(make):
-        functions = [n for n, v in vars(module).items() if inspect.isfunction(v) and n[0] != "_"]
-        there = ", ".join(functions) or "none"
         raise InputError(
-            f"{path} defines no function `task(seed)`; functions in it: {there}. "
-            "`whet new task.py` writes a file to begin with."
+            f"{path} defines no function `task(seed)`; functions in it: "
+            f"{code_files.functions(module)}. `whet new task.py` writes a file to begin with."
         )
     about = _checked(getattr(module, "ABOUT", None), str(path), module.__doc__)
-    return Source(places.name_of(path), make, about, path)
+    return Source(places.name_of(path), make, about, path, getattr(module, "inputs", None))
 
 
 def _checked(about: object, where: str, doc: str | None) -> About:
@@ -144,45 +146,8 @@ def _checked(about: object, where: str, doc: str | None) -> About:
     return About(**{**vars(about), "title": title})
 
 
-def _imported(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise InputError(
-            f"there is no file {path}. `whet new {path}` writes a task to begin with; "
-            f"built-in tasks: {', '.join(tasks.names())}."
-        )
-    places.check_name(path)
-    path = path.resolve()
-    written = hashlib.sha256(str(path).encode() + path.read_bytes())
-    name = f"whet_task_{written.hexdigest()[:12]}"  # an edited file is another module
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None  # of a name that ends in .py
-    module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise InputError(_told("importing it", path, error)) from error
-    return module
-
-
-def _told(what: str, file: Path | None, error: Exception) -> str:
-    """The error of a user's code with the lines it came from; what called them is left out."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [n for n, frame in enumerate(frames) if file and frame.filename == str(file.resolve())]
-    kept = frames[own[0] :] if own else frames[-3:]
-    lines = "".join(traceback.format_list(kept)).rstrip()
-    where = f"{file}: " if file else ""
-    return f"{where}{what} raised\n{lines}\n{type(error).__name__}: {error}"
-
-
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed what a file draws from when it seeds nothing itself, and put it back."""
     numpys = np.random.get_state()  # noqa: NPY002 - the user's code may use the global one
     python = random.getstate()
@@ -205,7 +170,8 @@ def fingerprint(task: Task) -> str:
     digest = hashlib.sha256()
     for name in ("train", "select", "judge"):
         digest.update(name.encode())
-        for text in _described(task.part(name), task):
+        part = getattr(task, name)
+        for text in () if part is None else _described(part, task):
             digest.update(text)
     return digest.hexdigest()[:16]
 

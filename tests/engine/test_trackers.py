@@ -300,7 +300,9 @@ class TestMLflow:
             context=module("context", registry=module("registry", resolve_tags=lambda tags: tags)),
         )  # fmt: skip
         fakes = [
-            module("mlflow", set_tracking_uri=lambda uri: None, tracking=tracking), tracking,
+            module("mlflow", set_tracking_uri=lambda uri: None, tracking=tracking,
+                   get_tracking_uri=lambda: "its own choice"),
+            tracking,
             module("mlflow.entities", Metric=plain, Param=plain),
         ]  # fmt: skip
         for each in fakes:
@@ -322,6 +324,13 @@ class TestMLflow:
         assert any(name == "clip_grad_norm.a/norm" for _, name, _, _ in client.points)
         assert client.ended == [("run0", "FINISHED")]
 
+    def test_where_the_runs_are_kept(self, client: Any, tmp_path: Path) -> None:
+        """Lightning's default is a folder of files, which MLflow 3.17 refuses."""
+        run_of("mlflow").fit()
+        assert client.uri == "its own choice"
+        run_of(logs.MLflow(save_dir=str(tmp_path))).fit()
+        assert client.uri == f"file:{tmp_path}"
+
     def test_continued_under_the_same_id(self, client: Any, tmp_path: Path) -> None:
         run_of("mlflow", tmp_path).fit(until=4)
         run_of("mlflow", tmp_path).fit()
@@ -334,3 +343,43 @@ class TestMLflow:
             monkeypatch.setattr(f"{home}.loggers.mlflow._MLFLOW_AVAILABLE", False)
         with pytest.raises(WhetError, match=r"pip install mlflow lightning, or leave it out"):
             run_of("mlflow").fit()
+
+
+class TestTheRealOnes:
+    """Offline, in a folder. Together they bring 162 MB, so the dev extra leaves them out; where
+    they are installed (`pip install wandb mlflow-skinny`), these tests run.
+    """
+
+    def test_wandb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("wandb", reason="wandb is large: no part of the dev extra")
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setenv("WANDB_SILENT", "true")
+        run_of(logs.WandB(every=2, offline=True), tmp_path).fit(until=4)
+        run_of(logs.WandB(every=2, offline=True), tmp_path).fit()
+        known = json.loads((tmp_path / "trackers.json").read_text())["wandb"]
+        written = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+        assert [path.name for path in written] == [f"run-{known}.wandb"] * 2
+        for path in written:
+            text = path.read_bytes()
+            assert b"select/accuracy" in text
+            assert b"clip_grad_norm:a/norm" in text
+        assert b"stage_0" in written[0].read_bytes()  # the settings, once
+
+    def test_mlflow(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mlflow = pytest.importorskip("mlflow", reason="mlflow is large: no part of the dev extra")
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the one store of mlflow-skinny
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/ml")
+        mlflow.set_tracking_uri(None)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/ml")
+        run_of("mlflow", tmp_path).fit(until=4)
+        last = run_of("mlflow", tmp_path).fit()
+        known = json.loads((tmp_path / "trackers.json").read_text())["mlflow"]
+        client = mlflow.MlflowClient(f"file:{tmp_path}/ml")
+        (experiment,) = client.search_experiments(filter_string="name = 'whet'")
+        (run,) = client.search_runs([experiment.experiment_id])
+        assert (run.info.run_id, run.info.status) == (known, "FINISHED")
+        assert run.data.params["stage_0/methods/clip_grad_norm.a/max_norm"] == "0.5"
+        points = client.get_metric_history(known, "select/accuracy")
+        assert [(point.step, point.value) for point in points] == [
+            (row["update"], row["metrics"]["accuracy"]) for row in last.history
+        ]

@@ -112,6 +112,29 @@ def test_parts_are_disjoint_and_vary_with_the_seed(
         assert sum(map(len, met)) == len(set(groups))
 
 
+@pytest.mark.parametrize("kind", ["images", "table", "text"])
+def test_rows_of_a_file_become_the_inputs_that_they_are_in_the_task(
+    kind: str, tmp_path: Path
+) -> None:
+    source = begun(tmp_path, kind)
+    own, path = source.make.__globals__, tmp_path / "new"
+    whole, parts = own["rows"]()[0], own["prepared"](1)[0]
+    if kind == "images":
+        path = path.with_suffix(".npz")
+        np.savez(path, x=(whole * 255).round().to(torch.uint8).numpy()[:, 0])
+    elif kind == "text":
+        path.write_text("\n".join(whole.inputs), "utf-8")
+    else:
+        columns = whole.inputs
+        fields = zip(*columns.values(), strict=True)
+        lines = [",".join("" if one != one else str(one) for one in row) for row in fields]
+        path.write_text("\n".join([",".join(columns), *lines]), "utf-8")
+    assert source.read is not None
+    found, judged = source.read(path, 1), source.task(1).judge[0]
+    for name in judged if kind == "table" else [...]:
+        assert torch.equal(found[name][parts.judge], judged[name])
+
+
 class TestAFolderOfOnesOwn:
     """Sixty rows to train on and twelve to test on, beside the file; one small folder per kind."""
 

@@ -193,7 +193,9 @@ class MLflow(_Identified):
 
     Args:
         every: updates between points.
-        settings: for `MLFlowLogger`: experiment_name, tracking_uri, run_name, and so on.
+        settings: for `MLFlowLogger`: experiment_name, tracking_uri, run_name, and so on. Without a
+            tracking_uri or save_dir it is MLflow's own choice: `MLFLOW_TRACKING_URI`, or a
+            database in the current folder.
 
     Raises:
         WhetError: mlflow or lightning is not installed.
@@ -226,6 +228,10 @@ def _wandb(given: dict[str, Any]) -> Any:
 def _mlflow(given: dict[str, Any]) -> Any:
     from lightning.pytorch.loggers import MLFlowLogger
 
+    if not {"tracking_uri", "save_dir"} & given.keys():
+        import mlflow  # Lightning would choose a folder of files, which MLflow now refuses
+
+        given = {"tracking_uri": mlflow.get_tracking_uri(), **given}
     return MLFlowLogger(**given)
 
 

@@ -13,7 +13,7 @@ import importlib.metadata
 import inspect
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -110,9 +110,14 @@ def _installed(modules: Iterable[str]) -> dict[str, str]:
     tops = (
         {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names) - {"whet", ""}
     )
-    packages = importlib.metadata.packages_distributions() if tops else {}
+    packages = _packages() if tops else {}
     names = {package for top in tops for package in packages.get(top, [])}
     return {name: importlib.metadata.version(name) for name in sorted(names)}
+
+
+@functools.cache  # it reads the list of files of everything that is installed
+def _packages() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def versions() -> dict[str, str]:
@@ -168,7 +173,12 @@ def _parsed(path: Path, changed: int) -> ast.Module:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(ast.dump(_tree(path)).encode()).hexdigest()[:16]
+    return _digested_once(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _digested_once(path: Path, changed: int) -> str:
+    return hashlib.sha256(ast.dump(_parsed(path, changed)).encode()).hexdigest()[:16]
 
 
 def _imports(name: str, path: Path) -> frozenset[str]:

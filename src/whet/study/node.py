@@ -14,28 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from whet import composition, objectives, parsing, predict, resume, sources, spans
 from whet import device as devices
-from whet import methods, nesting, objectives, parsing, predict, resume, sources, spans
 from whet import metrics as measures
 from whet.branching import Untold, branch
+from whet.composition import companions
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
-from whet.loading import open_loader
 from whet.predict import Predictor
 from whet.riding import Rider
 from whet.run import Run
 from whet.sources import Source
-from whet.stage import Recipe, Stage
 from whet.study import riders
 from whet.study.clock import Clock, joined, weighted
 from whet.study.memory import Peak
 from whet.study.plan import Node, Row, Settings
-from whet.study.trie import Span, span
+from whet.study.trie import span
 from whet.task import Task
-from whet.tasks import About
 
-PASSES, FEWEST = 10, 300  # passes over the data, and updates, where the task says neither
 EVALUATIONS = 6  # of the select part in the course of one training
-FINE = 0.1  # of the rate: what a stage that follows begins from
 CLASSES = 200  # beyond so many, who was taken for whom fills pages that nobody reads
 
 
@@ -50,7 +46,7 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "title": about.title or source.name, "metric": metrics[0].name,
         "higher_is_better": metrics[0].higher_is_better,
         "metrics": [metric.name for metric in metrics], "seeds": about.seeds,
-        "updates": _updates(about, task),
+        "updates": composition.length(about, task),
         "methods": None if about.methods is None else list(about.methods),
         "left_out": dict(about.left_out), "data": sources.fingerprint(task),
         "settings": {name: dict(given) for name, given in about.settings.items()},
@@ -198,81 +194,11 @@ def _classes(task: Task, count: int) -> list[str]:
 def _composed(
     source: Source, node: Node, folder: Path | None, device: str, beside: Sequence[Rider] = ()
 ) -> tuple[list[Settings], Run]:
-    """The run, with the companions that its methods must not stand without and that apply."""
-    about, later = source.about, None
-    if node.after is not None:
-        later, _ = _composed(source, replace(node, methods=node.after, after=None), None, device)
-    extra = companions(node.methods)
-    while True:
-        given = [*(dict(each) for each in node.methods), *extra]
-        task = source.task(node.seed)
-        recipe = Recipe([_stage(about, task, given, node.options)])
-        if later is not None:
-            recipe = Recipe([*recipe.stages, _longer(about, task, later, node.options)])
-        try:
-            run = Run(task, recipe, node.seed, folder=folder, device=device, keep=1, log=None,
-                      callbacks=beside)  # fmt: skip
-            run.stack.open()
-        except NotApplicable as error:
-            if error.method not in [each["name"] for each in extra]:
-                raise
-            extra = [each for each in extra if each["name"] != error.method]
-        else:
-            return [*given, *(later or ())], run
-
-
-def companions(given: Sequence[Mapping[str, Any]]) -> list[Settings]:
-    """What must stand beside the methods where it applies, and does not yet; for as long as they.
-
-    No longer: what precedes is then the same as without them, and need not be trained again.
-    """
-    names = {str(each["name"]) for each in given}
-    wanted: dict[str, list[Span]] = {}
-    for each in given:
-        for one in methods.registry()[str(each["name"])].companions - names:
-            wanted.setdefault(one, []).append(span(each))
-    hulls = {
-        name: (min(a for a, _ in those), max(b for _, b in those)) for name, those in wanted.items()
-    }
-    return [
-        {"name": name} | ({} if hull == (0.0, 1.0) else {"during": list(hull)})
-        for name, hull in sorted(hulls.items())
-    ]
-
-
-def _longer(
-    about: About, task: Task, given: Sequence[Settings], options: Mapping[str, Any]
-) -> Stage:
-    """The stage of fine-tuning that follows: a share of the first one's length, at a low rate."""
-    stage = _stage(about, task, given, options)
-    length = max(1, round(float(options["after"]) * (stage.updates or 0)))
-    schedule = stage.schedule
-    if about.schedule is not None and schedule is None:  # a method brings its own
-        return replace(stage, updates=length)
-    named = {"name": schedule or "constant"} if not isinstance(schedule, Mapping) else schedule
-    return replace(stage, updates=length, schedule={**named, "warmup": 0.0, "peak": FINE})
-
-
-def _stage(
-    about: About, task: Task, given: Sequence[Settings], options: Mapping[str, Any]
-) -> Stage:
-    made = [methods.make(each) for each in given]
-    # a method that owns the learning rate brings its own schedule; that is part of its arm
-    owned = any(nesting.brings_schedule(method) for method in made)
-    return Stage(
-        updates=int(options.get("updates") or _updates(about, task)), methods=made,
-        batch_size=about.batch_size, accumulate=about.accumulate, optimizer=about.optimizer,
-        schedule=None if owned else about.schedule,
+    return composition.compose(
+        source, node.methods, node.seed, updates=node.options.get("updates"), after=node.after,
+        share=float(node.options.get("after", 0.0)), folder=folder, device=device, keep=1,
+        log=None, callbacks=beside,
     )  # fmt: skip
-
-
-def _updates(about: About, task: Task) -> int:
-    """The length of one training."""
-    if about.updates is not None:
-        return about.updates
-    batches = open_loader(task.train, about.batch_size, collate=task.collate).batches
-    length = Stage(epochs=about.epochs or PASSES, accumulate=about.accumulate).length(batches)
-    return length if about.epochs is not None else max(FEWEST, length)
 
 
 def _device_name(device: torch.device) -> str:

@@ -203,7 +203,7 @@ class Planner:
         """Arms times seeds, with the trunks that arms share; a rehearsal has none."""
         every = {"threads": self.request.threads, "device": self.device, **options}
         every["data"] = self.task.get("data")
-        from whet.study import riders
+        from whet.study.riders import looks_on, takes_along
 
         file = None if self.request.file is None else str(self.request.file.resolve())
         code = functools.cache(self._code)
@@ -218,7 +218,7 @@ class Planner:
         ahead = {card["name"] for card in self.cards if card["looks_ahead"]}
         if "rehearse" in options:
             return trie.grown(those, seeds, node, share=False)
-        riding = trie.hosts(those, riders.looks_on, riders.takes_along)
+        riding = trie.hosts(those, looks_on, takes_along)
         return trie.grown(those, seeds, node, ahead, riding)
 
     def _code(self, methods: frozenset[str]) -> str:

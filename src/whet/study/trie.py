@@ -104,7 +104,7 @@ def grown(
     arms: Sequence[Arm], seeds: Iterable[int], make: MakeNode, ahead: Collection[str] = (),
     riding: Mapping[str, str] | None = None, *, share: bool = True,
 ) -> list[Node]:  # fmt: skip
-    """Every node of a study, trunks before what begins from them, and riders after their hosts.
+    """Every node of a study, trunks before what begins from them.
 
     Seeds are outside and the baseline is first, so that a study cut short holds whole pairs.
 
@@ -123,7 +123,7 @@ def grown(
     for arm in (arm for arm in arms if arm.name in on):  # should it have to walk after all
         way = [so_far(arm.methods, cut, ahead) for cut in cuts(walking)]
         shared[arm.name] = [trunk for trunk in way if _key(trunk) in there]
-    ordered = sorted(arms, key=lambda arm: (arm.name in on, arm.name != BASELINE))
+    ordered = sorted(arms, key=lambda arm: arm.name != BASELINE)
     found: dict[str, Node] = {}
     for seed in seeds:
         leaves = {arm.name: make(arm, seed) for arm in ordered}

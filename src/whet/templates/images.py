@@ -68,14 +68,8 @@ ABOUT = whet.About(
 
 def task(seed: int) -> whet.Task:
     """Everything of one seed, by which whet has seeded torch, numpy and random before."""
-    images, labels, names, test = rows()
-    # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
-    # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
-    # lucky split. Images of one patient or place belong together: groups=<one value per image>.
-    parts = data.split(labels, seed, judge=test)
-    # What is fitted sees the training part alone, or the judged images would leak into training.
-    mean = images[parts.train].mean((0, 2, 3), keepdim=True)
-    std = images[parts.train].std((0, 2, 3), keepdim=True) + 1e-6
+    images, labels, names, _ = rows()
+    parts, mean, std = prepared(seed)
 
     def part(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         return (images[chosen] - mean) / std, torch.from_numpy(labels[chosen])
@@ -88,6 +82,26 @@ def task(seed: int) -> whet.Task:
         metrics=METRICS,
         classes=names,
     )
+
+
+def prepared(seed: int) -> tuple[data.Split, torch.Tensor, torch.Tensor]:
+    """The rows of each part, and the mean and deviation of the first one's colours."""
+    images, labels, _, test = rows()
+    # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
+    # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
+    # lucky split. Images of one patient or place belong together: groups=<one value per image>.
+    parts = data.split(labels, seed, judge=test)
+    # What is fitted sees the training part alone, or the judged images would leak into training.
+    mean = images[parts.train].mean((0, 2, 3), keepdim=True)
+    std = images[parts.train].std((0, 2, 3), keepdim=True) + 1e-6
+    return parts, mean, std
+
+
+def inputs(path: Path, seed: int) -> torch.Tensor:
+    """The x of an npz, as `whet predict --data` gives its images to the model of a seed."""
+    _, mean, std = prepared(seed)
+    with np.load(path) as arrays:
+        return (data.pixels(arrays["x"]) - mean) / std
 
 
 @cache  # read once, however many seeds this process trains

@@ -78,16 +78,8 @@ ABOUT = whet.About(
 
 def task(seed: int) -> whet.Task:
     """Everything of one seed, by which whet has seeded torch, numpy and random before."""
-    whole, names, types, test = rows()
-    # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
-    # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
-    # lucky split. Groups keep a customer's rows together: known customers are too easy a test.
-    groups = whole.column(GROUP) if GROUP else None
-    parts = data.split(whole.targets, seed, groups=groups, judge=test)
-    # What is fitted sees the training part alone. A category that it does not have becomes number
-    # 0, a missing one 1; a missing number becomes the training median, and a column says where.
-    types = types | ({GROUP: "drop"} if GROUP else {}) | TYPES
-    columns = data.Columns.fit(whole.take(parts.train).inputs, types)
+    whole, names, _, _ = rows()
+    parts, columns = prepared(seed)
     targets = whole.targets
     if names is None:  # a number to predict; its metrics are then in standard deviations
         targets = (targets - targets[parts.train].mean()) / targets[parts.train].std()
@@ -104,6 +96,26 @@ def task(seed: int) -> whet.Task:
         metrics=METRICS if names else ("mae", "r2"),
         classes=names,
     )
+
+
+def prepared(seed: int) -> tuple[data.Split, data.Columns]:
+    """The rows of each part, and the encoder that the first one fits."""
+    whole, _, types, test = rows()
+    # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
+    # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
+    # lucky split. Groups keep a customer's rows together: known customers are too easy a test.
+    groups = whole.column(GROUP) if GROUP else None
+    parts = data.split(whole.targets, seed, groups=groups, judge=test)
+    # What is fitted sees the training part alone. A category that it does not have becomes number
+    # 0, a missing one 1; a missing number becomes the training median, and a column says where.
+    types = types | ({GROUP: "drop"} if GROUP else {}) | TYPES
+    return parts, data.Columns.fit(whole.take(parts.train).inputs, types)
+
+
+def inputs(path: Path, seed: int) -> dict[str, torch.Tensor]:
+    """The rows of a csv file, as `whet predict --data` gives them to the model of a seed."""
+    _, columns = prepared(seed)
+    return columns.encode(data.read_table(path))
 
 
 @cache  # read once, however many seeds this process trains

@@ -68,15 +68,8 @@ ABOUT = whet.About(
 
 def task(seed: int) -> whet.Task:
     """Everything of one seed, by which whet has seeded torch, numpy and random before."""
-    whole, names, test = rows()
-    # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
-    # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
-    # lucky split. Groups keep an author's texts together: known authors would be too easy a test.
-    groups = whole.column(GROUP) if GROUP else None
-    parts = data.split(whole.targets, seed, groups=groups, judge=test)
-    # What is fitted sees the training part alone: words that only judged texts have are unknown.
-    known = whole.take(parts.train).inputs
-    vocabulary = data.Vocabulary.fit(known, characters=CHARACTERS, min_count=2)
+    whole, names, _ = rows()
+    parts, vocabulary = prepared(seed)
 
     def part(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         own = whole.take(chosen)
@@ -90,6 +83,25 @@ def task(seed: int) -> whet.Task:
         metrics=METRICS,
         classes=names,
     )
+
+
+def prepared(seed: int) -> tuple[data.Split, data.Vocabulary]:
+    """The rows of each part, and the words that the first one has."""
+    whole, _, test = rows()
+    # Three parts: train is trained on, select is what stopping and choosing may look at, judge is
+    # what the verdict is about. They vary with the seed, so that a verdict does not hang on one
+    # lucky split. Groups keep an author's texts together: known authors would be too easy a test.
+    groups = whole.column(GROUP) if GROUP else None
+    parts = data.split(whole.targets, seed, groups=groups, judge=test)
+    # What is fitted sees the training part alone: words that only judged texts have are unknown.
+    known = whole.take(parts.train).inputs
+    return parts, data.Vocabulary.fit(known, characters=CHARACTERS, min_count=2)
+
+
+def inputs(path: Path, seed: int) -> torch.Tensor:
+    """A text on each line of a file, as `whet predict --data` gives them to the model of a seed."""
+    _, vocabulary = prepared(seed)
+    return vocabulary.encode(path.read_text("utf-8").splitlines(), LENGTH)
 
 
 @cache  # read once, however many seeds this process trains

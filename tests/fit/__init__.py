@@ -1,0 +1,1 @@
+"""Fits: one training to a model in a folder."""
