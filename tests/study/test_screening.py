@@ -50,14 +50,18 @@ def test_half_of_the_runs_hold_a_method_and_a_quarter_two(make: object, methods:
     assert (table[0] == -1).all(), "the first run is the baseline"
 
 
-@pytest.mark.parametrize(("methods", "runs"), [(2, 4), (3, 4), (4, 8), (7, 8), (8, 12), (11, 12),
-                                               (12, 16), (15, 16), (16, 20), (20, 24), (23, 24)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("methods", "runs"),
+    [(2, 4), (3, 4), (4, 8), (7, 8), (8, 12), (11, 12), (12, 16), (15, 16), (16, 20), (23, 24)],
+)
 def test_how_many_runs_a_screening_takes(methods: int, runs: int) -> None:
     assert len(screening.plackett_burman(methods)) == runs
 
 
-@pytest.mark.parametrize(("methods", "runs"), [(2, 4), (3, 8), (4, 8), (5, 16), (8, 16), (9, 24),
-                                               (12, 24), (16, 32), (20, 40), (23, 48)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("methods", "runs"),
+    [(2, 4), (3, 8), (4, 8), (5, 16), (8, 16), (9, 24), (12, 24), (16, 32), (20, 40), (23, 48)],
+)
 def test_the_mirror_image_has_resolution_four(methods: int, runs: int) -> None:
     table = screening.mirrored(methods)
     assert len(table) == runs

@@ -1,7 +1,7 @@
 """Arms from what the command line says: `ema,fgm` or `ema:decay=0.99,fgm:during=[0.25,1]`.
 
-A setting may have several values, as `ema:decay=0.9|0.99:warmup=true|false`: that is an arm for each
-combination of a method's own settings. A `|` inside brackets or double quotes is part of a value.
+A setting may have several values, as `ema:decay=0.9|0.99:warmup=true|false`: that is an arm for
+each combination of a method's own settings. Within brackets or quotes `|` is part of a value.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from whet.study.plan import BASELINE, Arm, Settings
 
@@ -27,6 +27,15 @@ class Design:
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     contrasts: dict[str, Contrasts] = field(default_factory=dict)
+
+    def kept(self, arms: list[Arm]) -> Design:
+        """The design with these of its arms, and the contrasts that can be had of them."""
+        names = {each.name for each in arms}
+        found = {
+            family: {name: weights for name, weights in several.items() if names >= set(weights)}
+            for family, several in self.contrasts.items()
+        }
+        return replace(self, arms=arms, contrasts=found)
 
 
 def suffix(part: str) -> str:

@@ -168,7 +168,12 @@ def _parsed(path: Path, changed: int) -> ast.Module:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(ast.dump(_tree(path)).encode()).hexdigest()[:16]
+    return _digested(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _digested(path: Path, changed: int) -> str:
+    return hashlib.sha256(ast.dump(_parsed(path, changed)).encode()).hexdigest()[:16]
 
 
 def _imports(name: str, path: Path) -> frozenset[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from whet import device as devices
-from whet import methods, nesting, objectives, parsing, predict, resume, sources, spans
+from whet import methods, nesting, objectives, parsing, predict, resume, sources, spans, subset
 from whet import metrics as measures
 from whet.branching import Untold, branch
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
@@ -51,6 +51,7 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "methods": None if about.methods is None else list(about.methods),
         "left_out": dict(about.left_out), "data": sources.fingerprint(task),
         "settings": {name: dict(given) for name, given in about.settings.items()},
+        "uncut": subset.refusal(task),
     }  # fmt: skip
 
 
@@ -198,7 +199,7 @@ def _composed(
     extra = companions(node.methods)
     while True:
         given = [*(dict(each) for each in node.methods), *extra]
-        task = source.task(node.seed)
+        task = subset.of(source.task(node.seed), node.options.get("data_fraction"), node.seed)
         recipe = Recipe([_stage(about, task, given, node.options)])
         if later is not None:
             recipe = Recipe([*recipe.stages, _longer(about, task, later, node.options)])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from whet.study import figures, perclass, wording
 from whet.study.plan import BASELINE, Node, Row, canonical
-from whet.study.statistics import HELPS, HURTS, Comparison, ranked
+from whet.study.statistics import HELPS, HURTS, IDENTICAL, Comparison, ranked
 from whet.study.tradeoff import tradeoff
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+    from whet.study.families import Family
 
 TEMPLATE = "report.html.jinja"
 KINDS = {HELPS: "better", HURTS: "worse"}
@@ -25,6 +28,7 @@ def build(
     comparisons: Sequence[Comparison],
     rule: str,
     leaving: Sequence[Comparison] = (),
+    further: Sequence[Family] = (),
 ) -> str:
     """The report as HTML; every name in it is redacted and escaped, nothing in it is loaded.
 
@@ -34,18 +38,20 @@ def build(
         comparisons: arms against the baseline.
         rule: how verdicts are reached.
         leaving: arms that lack one method, against the arm with every one.
+        further: what else the design asks.
     """
     metric = study["task"]["metric"]
     said = metric.replace("_", " ")
     order, lacking = ranked(comparisons), ranked(leaving)
     reference = {arm["name"]: arm.get("reference") or BASELINE for arm in study["arms"]}
     memory = _memory(rows, reference)
-    classes = perclass.sheets(rows)
+    whole = {arm["name"] for arm in study["arms"] if arm.get("data", 1.0) == 1.0}
+    classes = perclass.sheets([row for row in rows if row["arm"] in whole])
     return _page().render(
         study=study,
         metric=said,
         design=_design(study),
-        answer=_marked(wording.answer(order, said)),
+        answer=_marked(_answer(order, further, said)),
         leaving_answer=_marked(wording.leaving(lacking, said)),
         families={"baseline": _family(order, memory), "leaving": _family(lacking, memory, True)},
         baseline=_baseline(rows, metric),
@@ -61,6 +67,7 @@ def build(
         environment=_environment(study, rows),
         notes=study.get("notes") or [],
         rule=rule,
+        further=[_further(each, said) for each in further],
         **_figures(order, lacking, figures.mean_curves(rows, metric), said),
     )
 
@@ -84,6 +91,27 @@ def _told(value: Any) -> Any:
 
     outside = isinstance(value, str) and not isinstance(value, Markup)
     return wording.plain(value, lines=True) if outside else value
+
+
+def _answer(order: Sequence[Comparison], further: Sequence[Family], metric: str) -> str:
+    """What was found; where no method was tried by itself, in the first of the other families."""
+    return wording.answer(order or (further[0].comparisons if further else order), metric)
+
+
+def _further(family: Family, metric: str) -> dict[str, Any]:
+    """A family's heading, figure and table."""
+    from markupsafe import Markup
+
+    order = ranked(family.comparisons)
+    name = re.sub(r"\W+", "-", family.key)
+    plots = [Markup(figures.forest(order, metric, wide, name))  # noqa: S704 - as in _figures
+             for wide in (True, False)]  # fmt: skip
+    table = _family(order, {})
+    table["lines"] = [
+        (each, kind, "identical" if verdict == IDENTICAL else verdict)
+        for each, kind, verdict in table["lines"]
+    ]
+    return {"title": family.title, "about": family.about, "plots": plots, "table": table}
 
 
 def _figures(
@@ -141,6 +169,8 @@ def _design(study: Mapping[str, Any]) -> str:
         if other == BASELINE and arm["name"] != BASELINE
     ]
     alone, lacking = sum(size < 2 for size in sizes), sum(other != BASELINE for other in against)
+    if study.get("contrasts"):
+        return f"A study of the design `{study['design']}`, {len(study['arms'])} arms"
     if alone == len(sizes) and not lacking:
         return f"Baseline and {wording.counted(alone, 'method')}, each alone"
     parts = [

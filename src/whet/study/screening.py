@@ -96,17 +96,19 @@ def _halves(names: Sequence[str], held: Sequence[bool]) -> tuple[list[str], list
 
 def _check(design: str, singles: Sequence[Arm], table: Runs) -> None:
     """Refuse methods that do not go together: half of the runs could not be trained."""
-    for several in (combinations(singles, 2),
-                    ([one for one, has in zip(singles, held, strict=True) if has]
-                     for held in table)):  # fmt: skip
-        found = {tuple(each.name for each in those): composing.clash(those) for those in several}
-        reasons = {names: reason for names, reason in found.items() if reason is not None}
-        if reasons:
-            which = "; ".join(f"{wording.listed(names)} ({said})" for names, said in reasons.items())
+    whole = [[one for one, has in zip(singles, run, strict=True) if has] for run in table]
+    for several in (list(combinations(singles, 2)), whole):
+        found = [(those, composing.clash(those)) for those in several]
+        which = [
+            f"{wording.listed([each.name for each in those])} ({reason})"
+            for those, reason in found
+            if reason is not None
+        ]
+        if which:
             raise InputError(
                 f"--design {design} trains methods together, and these do not go together: "
-                f"{which} Leave one of each out of --methods, or take --design pairs, which skips "
-                "the pairs that clash."
+                f"{'; '.join(which)}. Leave one of each out of --methods, or take --design pairs, "
+                "which skips the pairs that clash."
             )
 
 
@@ -123,11 +125,13 @@ def _aliased(singles: Sequence[Arm], table: Runs) -> str:
     """What main effects cannot be told from."""
     shares = aliases(table)
     if not shares:
-        clear = "every combination of the methods is a run" if len(table) == 2 ** len(singles) else (
-            "interactions of two methods are confounded with one another, and main effects with "
-            "interactions of three"
-        )  # fmt: skip
-        return f"No main effect is confounded with an interaction of two methods; {clear}."
+        rest = (
+            "every combination of the methods is a run."
+            if len(table) == 2 ** len(singles)
+            else "those are confounded with one another, and main effects with interactions of "
+            "three."
+        )
+        return f"No main effect is confounded with an interaction of two methods; {rest}"
     largest = max(map(abs, shares.values()))
     told: dict[str, list[str]] = {}
     for main, one, other in shares:

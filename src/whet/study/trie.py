@@ -22,16 +22,21 @@ MakeNode = Callable[[Arm, int], Node]
 
 @dataclass(frozen=True)
 class Trunk:
-    """What several arms have in common: these methods, up to a fraction of training."""
+    """What several arms have in common: these methods, up to a fraction of training.
+
+    `data` is the fraction of the training part that they see.
+    """
 
     until: float
     methods: tuple[Settings, ...]
+    data: float = 1.0
 
     @property
     def name(self) -> str:
         """In words, for logs and folders."""
         named = "+".join(str(each["name"]) for each in self.methods) or BASELINE
-        return f"trunk of {named} to {self.until:g}"
+        less = "" if self.data == 1.0 else f" on {self.data:g} of the data"
+        return f"trunk of {named} to {self.until:g}{less}"
 
 
 def span(settings: Mapping[str, Any]) -> Span:
@@ -63,7 +68,10 @@ def so_far(methods: Iterable[Settings], cut: float, ahead: Collection[str] = ())
 def paths(arms: Sequence[Arm], ahead: Collection[str] = ()) -> dict[str, list[Trunk]]:
     """For each arm, the trunks that it shares with others, in order."""
     every = cuts(arms)
-    whole = {arm.name: [so_far(arm.methods, cut, ahead) for cut in every] for arm in arms}
+    whole = {
+        arm.name: [replace(so_far(arm.methods, cut, ahead), data=arm.data) for cut in every]
+        for arm in arms
+    }
     on: dict[str, set[str]] = {}
     for name, trunks in whole.items():
         steps = [_key(trunk) for trunk in trunks]
@@ -76,7 +84,7 @@ def paths(arms: Sequence[Arm], ahead: Collection[str] = ()) -> dict[str, list[Tr
 
 
 def _key(trunk: Trunk) -> str:
-    return canonical([trunk.until, list(trunk.methods)])
+    return canonical([trunk.until, list(trunk.methods), trunk.data])
 
 
 def grown(
@@ -94,7 +102,7 @@ def grown(
         for arm in ordered:
             parent: str | None = None
             for trunk in shared[arm.name]:
-                made = make(Arm(trunk.name, trunk.methods), seed)
+                made = make(Arm(trunk.name, trunk.methods, data=trunk.data), seed)
                 node = replace(made, until=trunk.until, parent=parent)
                 parent = node.key
                 found.setdefault(node.key, node)
