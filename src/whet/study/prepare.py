@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import arms, budget, design, fractions, identity, trie
+from whet.study import arms, budget, design, fractions, identity, screening, trie
 from whet.study.budget import Choice
 from whet.study.composing import Design
 from whet.study.execute import cores
@@ -117,6 +117,7 @@ class Planner:
             )
         file = None if request.file is None else str(request.file)
         self.request, self.cards = request, catalogue()
+        self.ahead = {card["name"] for card in self.cards if card["looks_ahead"]}
         self.task: dict[str, Any] = describe(request.task, file, request.device)
         self.device, uncut = self.task.pop("device"), self.task.pop("uncut", None)
         if uncut and self.fractions != [1.0]:
@@ -202,11 +203,13 @@ class Planner:
             kept = [arm for arm in made.arms if arm.name in earlier["budget"]["arms"]]
             given = earlier["budget"]
             return Choice(kept, given["seeds"], given["share"], given["seconds"], given["notes"])
-        costs = rehearsal.costs()
+        costs, whole = rehearsal.costs(), self.request.design in screening.KINDS
+        if whole:
+            screening.check_runs(self.request.design, rehearsal.unfit())
         return budget.choose(
             [arm for arm in made.arms if arm.name in costs], costs, self.task["updates"],
             EVALUATIONS, self.jobs, budget.seconds(self.request.budget) - spent,
-            self.request.seeds, self.task["seeds"],
+            self.request.seeds, self.task["seeds"], ahead=self.ahead, after=AFTER, whole=whole,
         )  # fmt: skip
 
     def nodes(
@@ -227,8 +230,7 @@ class Planner:
             return Node(self.task["name"], arm.name, arm.methods, seed, told, identity, file,
                         arm.after)  # fmt: skip
 
-        ahead = {card["name"] for card in self.cards if card["looks_ahead"]}
-        return trie.grown(those, seeds, node, ahead, share="rehearse" not in options)
+        return trie.grown(those, seeds, node, self.ahead, share="rehearse" not in options)
 
     def _code(self, methods: frozenset[str]) -> str:
         beside = {card["name"]: card["companions"] for card in self.cards}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.resources
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from whet.study import figures, perclass, wording
+from whet.study import figures, perclass, sections, wording
 from whet.study.plan import BASELINE, Node, Row, canonical
-from whet.study.statistics import HELPS, HURTS, IDENTICAL, Comparison, ranked
+from whet.study.statistics import HELPS, HURTS, Comparison, ranked
 from whet.study.tradeoff import tradeoff
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def build(
         study=study,
         metric=said,
         design=_design(study),
-        answer=_marked(_answer(order, further, said)),
+        answer=_marked(sections.answer(order, further, said)),
         leaving_answer=_marked(wording.leaving(lacking, said)),
         families={"baseline": _family(order, memory), "leaving": _family(lacking, memory, True)},
         baseline=_baseline(rows, metric),
@@ -67,7 +66,9 @@ def build(
         environment=_environment(study, rows),
         notes=study.get("notes") or [],
         rule=rule,
-        further=[_further(each, said) for each in further],
+        further=[
+            sections.section(each, said, _family(ranked(each.comparisons), {})) for each in further
+        ],
         **_figures(order, lacking, figures.mean_curves(rows, metric), said),
     )
 
@@ -91,27 +92,6 @@ def _told(value: Any) -> Any:
 
     outside = isinstance(value, str) and not isinstance(value, Markup)
     return wording.plain(value, lines=True) if outside else value
-
-
-def _answer(order: Sequence[Comparison], further: Sequence[Family], metric: str) -> str:
-    """What was found; where no method was tried by itself, in the first of the other families."""
-    return wording.answer(order or (further[0].comparisons if further else order), metric)
-
-
-def _further(family: Family, metric: str) -> dict[str, Any]:
-    """A family's heading, figure and table."""
-    from markupsafe import Markup
-
-    order = ranked(family.comparisons)
-    name = re.sub(r"\W+", "-", family.key)
-    plots = [Markup(figures.forest(order, metric, wide, name))  # noqa: S704 - as in _figures
-             for wide in (True, False)]  # fmt: skip
-    table = _family(order, {})
-    table["lines"] = [
-        (each, kind, "identical" if verdict == IDENTICAL else verdict)
-        for each, kind, verdict in table["lines"]
-    ]
-    return {"title": family.title, "about": family.about, "plots": plots, "table": table}
 
 
 def _figures(

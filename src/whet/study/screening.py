@@ -20,7 +20,7 @@ and Wilson, "On the experimental attainment of optimum conditions", J. R. Stat. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from whet.errors import InputError
@@ -110,6 +110,19 @@ def _check(design: str, singles: Sequence[Arm], table: Runs) -> None:
                 f"{'; '.join(which)}. Leave one of each out of --methods, or take --design pairs, "
                 "which skips the pairs that clash."
             )
+
+
+def check_runs(design: str, unfit: Mapping[str, str]) -> None:
+    """Refuse a design of which a run cannot be trained.
+
+    Raises:
+        InputError: there is one, with the reason.
+    """
+    for name, reason in unfit.items():
+        raise InputError(
+            f"--design {design} needs all of its runs, and {name} cannot be trained: {reason} "
+            "Leave one of its methods out of --methods."
+        )
 
 
 def _said(design: str, singles: Sequence[Arm], runs: int) -> str:
