@@ -4,7 +4,7 @@ import pytest
 
 from tests.study.fakes import catalogue
 from whet.errors import InputError, UnknownName
-from whet.study import arms
+from whet.study import Grid, arms
 
 CARDS = [
     {"name": name, "settings": [{"name": "decay", "default": 0.999, "range": "[0, 1)"}]}
@@ -72,3 +72,65 @@ def test_unknown_method_names_the_closest() -> None:
 def test_unknown_setting_lists_the_settings() -> None:
     with pytest.raises(InputError, match=r"no setting 'dekay'(?s:.*)decay = 0.999  \[0, 1\)"):
         arms.parse("ema:dekay=1", CARDS)
+
+
+class TestGrids:
+    def names(self, text: str) -> list[str]:
+        return [arm.name for arm in arms.parse(text, CARDS)]
+
+    def test_one_arm_for_each_value(self) -> None:
+        found = arms.parse("ema:decay=0.9|0.99 | 0.999,fgm", CARDS)
+        assert [arm.name for arm in found] == [
+            "ema:decay=0.9", "ema:decay=0.99", "ema:decay=0.999", "fgm"
+        ]  # fmt: skip
+        assert [arm.methods[0].get("decay") for arm in found] == [0.9, 0.99, 0.999, None]
+
+    def test_the_product_of_a_methods_own_settings(self) -> None:
+        assert self.names("ema:decay=1|2:label=a|b,fgm:decay=3|4") == [
+            "ema:decay=1:label=a", "ema:decay=1:label=b", "ema:decay=2:label=a",
+            "ema:decay=2:label=b", "fgm:decay=3", "fgm:decay=4",
+        ]  # fmt: skip
+
+    def test_spans_are_values_too(self) -> None:
+        found = arms.parse("ema:during=[0,0.5]|[0.5,1]", CARDS)
+        assert [arm.methods[0]["during"] for arm in found] == [[0, 0.5], [0.5, 1]]
+
+    @pytest.mark.parametrize("text", ['"a|b"', '["a|b"]', '{"k":"a|b"}', "[1,2]"])
+    def test_what_is_quoted_or_bracketed_is_one_value(self, text: str) -> None:
+        [found] = arms.parse(f"ema:decay={text}", CARDS)
+        assert found.name == f"ema:decay={text}"
+
+    def test_an_arm_of_a_grid_is_the_one_written_by_itself(self) -> None:
+        one, _ = arms.parse("ema:decay=0.9|0.99", CARDS)
+        assert one == arms.parse("ema:decay=0.9", CARDS)[0]
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("ema:decay=0.9|", "a value of decay is empty"),
+            ("ema:decay=|", "a value of decay is empty"),
+            ("ema:decay=0.9|0.9", "ema:decay=0.9 twice"),
+            ("ema:decay=0.9,ema:decay=0.5|0.9", "ema:decay=0.9 twice"),
+        ],
+    )
+    def test_mistakes_are_named(self, text: str, said: str) -> None:
+        with pytest.raises(InputError, match=said):
+            arms.parse(text, CARDS)
+
+    def test_too_many_arms_are_a_mistake(self) -> None:
+        grid = "|".join(map(str, range(40)))
+        with pytest.raises(InputError, match=r"ema:.* is 1600 arms; at most 1000.*Take fewer"):
+            arms.parse(f"ema:decay={grid}:label={grid}", CARDS)
+
+    def test_in_python_a_grid_is_no_list(self) -> None:
+        given = [{"name": "ema", "decay": Grid(0.9, "a|b"), "during": [0.25, 1]}]
+        text = arms.written(given)
+        assert text == 'ema:decay=0.9|"a|b":during=[0.25, 1]'
+        assert [arm.methods[0] for arm in arms.parse(text, CARDS)] == [
+            {"name": "ema", "decay": 0.9, "during": [0.25, 1]},
+            {"name": "ema", "decay": "a|b", "during": [0.25, 1]},
+        ]
+
+    def test_an_empty_grid_is_refused(self) -> None:
+        with pytest.raises(InputError, match=r"Grid\(\) has no value"):
+            Grid()

@@ -22,7 +22,8 @@ def study(
         str | None,
         typer.Option(
             help="Methods to try, as [bold]ema,fgm[/bold] or with settings as "
-            "[bold]ema:decay=0.99,fgm:during=\\[0.25,1][/bold]. Default: all that suit the task."
+            "[bold]ema:decay=0.99,fgm:during=\\[0.25,1][/bold]; several values make several arms: "
+            "[bold]ema:decay=0.9|0.99[/bold]. Default: all that suit the task."
         ),
     ] = None,
     seeds: Annotated[
@@ -42,9 +43,20 @@ def study(
         str,
         typer.Option(
             help="[bold]add-one[/bold]: each method alone. [bold]leave-one-out[/bold]: all that go "
-            "together, and all but one. [bold]both[/bold]."
+            "together, and all but one. [bold]both[/bold]. [bold]ladder[/bold]: A, A+B, A+B+C, "
+            "each against the one before. [bold]pairs[/bold]: each alone, every pair, and their "
+            "interaction. [bold]screening[/bold]: main effects of up to 23 methods from few runs. "
+            "[bold]fractional[/bold]: the same, clear of interactions, with twice the runs."
         ),
     ] = "add-one",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FRACTIONS",
+            help="Fractions of the training part, as 0.01,0.1,1: every arm on each of them, "
+            "against a baseline on the same rows.",
+        ),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +102,8 @@ def study(
       whet study my/task.py --fast
       whet study my/task.py --design both --budget 8h
       whet study my/task.py --methods fgm,r_drop --when start,whole,end
+      whet study my/task.py --methods ema,fgm,sam,r_drop --design screening
+      whet study my/task.py --methods "ema:decay=0.9|0.99" --data 0.1,1
     """
     from whet import places
     from whet.study import display
@@ -101,7 +115,7 @@ def study(
     file = places.file_of(task)
     request = Request(
         task if file is None else places.name_of(file), file, methods, seeds, when, design,
-        budget, fast, out, jobs, threads, device, fresh,
+        budget, fast, out, jobs, threads, device, fresh, data=data,
     )  # fmt: skip
     found = conduct(request, screen)
     if isinstance(found, Rehearsal):
@@ -111,6 +125,8 @@ def study(
     for comparisons, against in ((found.comparisons, None), (found.leaving, "all")):
         if comparisons:
             screen.print(display.table(comparisons, metric, against))
+    for family in found.further:
+        screen.print(display.table(family.comparisons, metric, title=family.title))
     failed = sum(row["status"] == "failed" for row in found.rows)
     if failed:
         typer.echo(f"{failed} run(s) failed: see the report; the same command tries them again")

@@ -2,3 +2,5 @@
 
 Only `node` trains. What keeps, computes and shows imports no torch, and no task's code.
 """
+
+from whet.study.arms import Grid as Grid

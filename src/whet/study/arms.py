@@ -1,8 +1,14 @@
-"""Arms from what the command line says: `ema,fgm` or `ema:decay=0.99,fgm:during=[0.25,1]`."""
+"""Arms from what the command line says: `ema,fgm` or `ema:decay=0.99,fgm:during=[0.25,1]`.
+
+A setting may have several values, as `ema:decay=0.9|0.99:warmup=true|false`: that is an arm for
+each combination of a method's own settings. Within brackets or quotes `|` is part of a value.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +19,32 @@ from whet.study.plan import Arm, Settings
 ALWAYS = ("during", "label")
 Own = Mapping[str, Mapping[str, Any]]
 EXAMPLE = "Write them as ema,fgm or with settings as ema:decay=0.99:label=slow."
+MOST = 1000  # arms of one grid
+
+
+class Grid:
+    """Values of a setting in Python, one arm for each: `{"name": "ema", "decay": Grid(0.9, 0.99)}`.
+
+    A list is one value, as for `during`.
+
+    Raises:
+        InputError: no value was given.
+
+    >>> Grid(0.9, [1, 2])
+    Grid(0.9, [1, 2])
+    """
+
+    def __init__(self, *values: Any) -> None:
+        if not values:
+            raise InputError("Grid() has no value. Give it those to try, as Grid(0.9, 0.99).")
+        self.values = values
+
+    def __repr__(self) -> str:
+        return f"Grid({', '.join(map(repr, self.values))})"
+
+    def written(self) -> str:
+        """As the command line says it."""
+        return "|".join(map(json.dumps, self.values))
 
 
 def parse(text: str, catalogue: Iterable[Mapping[str, Any]], own: Own | None = None) -> list[Arm]:
@@ -21,9 +53,10 @@ def parse(text: str, catalogue: Iterable[Mapping[str, Any]], own: Own | None = N
     `own` holds the settings that the task has for a method; what is written goes before them.
     """
     cards = {card["name"]: card for card in catalogue}
-    written = [item.strip() for item in split(text, ",") if item.strip()]
-    if not written:
+    items = [item.strip() for item in split(text, ",") if item.strip()]
+    if not items:
         raise InputError(f"--methods names no method. {EXAMPLE}")
+    written = [one for item in items for one in expanded(item)]
     for item in written:
         if written.count(item) > 1:
             raise InputError(f"--methods names {item} twice. Leave one of them out.")
@@ -38,9 +71,31 @@ def written(methods: Sequence[str | Mapping[str, Any]]) -> str:
     """
     items = [{"name": each} if isinstance(each, str) else dict(each) for each in methods]
     return ",".join(
-        ":".join([item.pop("name"), *(f"{name}={json.dumps(v)}" for name, v in item.items())])
+        ":".join([item.pop("name"), *(f"{name}={_said(v)}" for name, v in item.items())])
         for item in items
     )
+
+
+def expanded(item: str) -> list[str]:
+    """One method with each combination of its settings' values.
+
+    >>> expanded("ema:decay=0.9|0.99")
+    ['ema:decay=0.9', 'ema:decay=0.99']
+    """
+    name, *pairs = (part.strip() for part in split(item, ":"))
+    choices = []
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        values = [value.strip() for value in split(text, "|")]
+        if len(values) > 1 and not all(values):
+            raise InputError(f"{item}: a value of {key} is empty. Write {key}=0.1|0.2.")
+        choices.append([f"{key.strip()}{equals}{value}" for value in values])
+    count = math.prod(map(len, choices))
+    if count > MOST:
+        raise InputError(f"{item[:60]}... is {count} arms; at most {MOST}. Take fewer values.")
+    if count == 1:
+        return [item]  # as it was written
+    return [":".join((name, *chosen)) for chosen in itertools.product(*choices)]
 
 
 def default(names: Sequence[str], own: Own | None = None) -> list[Arm]:
@@ -68,6 +123,10 @@ def value(text: str) -> Any:
         return parsing.values(text, constants=False)
     except ValueError:
         return text
+
+
+def _said(value: Any) -> str:
+    return value.written() if isinstance(value, Grid) else json.dumps(value)
 
 
 def _with(given: Settings, own: Own | None) -> Settings:

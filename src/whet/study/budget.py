@@ -2,38 +2,28 @@
 
 A rehearsal has measured every arm. If the study as asked does not fit, seeds go down to three,
 the fewest that a verdict takes; then training is made shorter, to a half and a quarter; then arms
-are dropped from the end of the list. Whatever is given up is said before training begins.
+are dropped from the end of the list, unless the design needs all of them. What arms share is
+counted once. Whatever is given up is said before training begins.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from whet.errors import InputError
 from whet.study import wording
+from whet.study.composing import methods_of
 from whet.study.plan import BASELINE, Arm
 from whet.study.statistics import FEWEST
+from whet.study.timetable import Cost, Timetable
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 FIDELITIES = (1.0, 0.5, 0.25)
 MOST_SEEDS = 10
 RESERVE = 0.9  # of the time is planned with: measured steps are never quite those of the study
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds that an arm takes: at its start, for each update, and to judge once."""
-
-    begin: float
-    update: float
-    judge: float
-
-    def run(self, updates: float, evaluations: int) -> float:
-        """Seconds of one run."""
-        return self.begin + updates * self.update + evaluations * self.judge
 
 
 @dataclass(frozen=True)
@@ -68,6 +58,10 @@ def choose(
     available: float,
     seeds: int | None,
     wished: int,
+    *,
+    ahead: Collection[str] = (),
+    after: float = 1.0,
+    whole: bool = False,
 ) -> Choice:
     """Arms, seeds and length of training that fit.
 
@@ -80,16 +74,22 @@ def choose(
         available: seconds.
         seeds: what the user asked for; None leaves it to the budget, up to ten.
         wished: seeds where there is no reason to deviate.
+        ahead: methods that depend on where their span ends.
+        after: how long a stage that follows is, of the training's length.
+        whole: whether the arms are of no use but together, as the runs of a screening.
 
     Raises:
-        InputError: not even the baseline and one arm fit.
+        InputError: not even the baseline and one arm fit, or not all where all are needed.
     """
     least = seeds if seeds is not None else FEWEST
     most = seeds if seeds is not None else max(MOST_SEEDS, wished)
 
+    tables: dict[int, Timetable] = {}  # arms are dropped from the end: their number names them
+
     def time(kept: Sequence[Arm], count: int, share: float) -> float:
-        each = [costs[arm.name].run(max(1, share * updates), evaluations) for arm in kept]
-        return _makespan(each * count, jobs)
+        if len(kept) not in tables:
+            tables[len(kept)] = Timetable(kept, costs, evaluations, ahead, after)
+        return tables[len(kept)].takes(max(1, share * updates), count, jobs)
 
     room = RESERVE * available
     for share in FIDELITIES:
@@ -101,14 +101,16 @@ def choose(
             kept = list(arms)
             return _choice(kept, [], count, share, time(kept, count, share), wished, updates)
     share, kept = FIDELITIES[-1], list(arms)
-    while len(kept) > 2 and time(kept, least, share) > room:
+    while not whole and len(kept) > 2 and time(kept, least, share) > room:
         kept = _fewer(kept)
     if time(kept, least, share) > room or len(kept) < 2:
         needed = time(kept, least, share) / RESERVE
+        those = (f"the {len(kept)} runs of the design, of which none can be left out," if whole
+                 else f"the baseline and {kept[-1].name}")  # fmt: skip
         raise InputError(
-            f"--budget {wording.duration(available)} is too little: the baseline and "
-            f"{kept[-1].name} with {wording.counted(least, 'seed')} at a quarter of the training "
-            f"take about {wording.duration(needed)}."
+            f"--budget {wording.duration(available)} is too little: {those} with "
+            f"{wording.counted(least, 'seed')} at a quarter of the training take about "
+            f"{wording.duration(needed)}."
         )
     dropped = [arm.name for arm in arms if arm not in kept]
     return _choice(kept, dropped, least, share, time(kept, least, share), wished, updates)
@@ -119,19 +121,13 @@ def _fewer(kept: Sequence[Arm]) -> list[Arm]:
     last = kept[-1]
     fewer = [arm for arm in kept if arm is not last and arm.reference != last.name]
     used = {arm.reference for arm in fewer} | {BASELINE}
-    held = [arm for arm in kept if arm.reference != BASELINE]
-    # `all` alone says little once all arms that lack one method of it are gone
-    gone = {arm.reference for arm in held} - used
-    return [arm for arm in fewer if arm.name not in gone] if last in held else fewer
 
+    def idle(arm: Arm) -> bool:
+        """`all` and a control say little once no arm is held against them; a rung does."""
+        size = len(methods_of(arm))
+        return arm.name == last.reference and (not size or size > len(methods_of(last)))
 
-def _makespan(each: Sequence[float], jobs: int) -> float:
-    """When the last of several runs ends, each handed to the worker that is free first."""
-    ends = [0.0] * max(1, jobs)
-    for one in each:
-        first = ends.index(min(ends))
-        ends[first] += one
-    return max(ends)
+    return [arm for arm in fewer if arm.name in used or not idle(arm)]
 
 
 def _choice(

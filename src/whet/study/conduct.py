@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import functools
 import html
+import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from whet.errors import InputError
-from whet.study import display, figures, files, redact, report, statistics, trie, wording
+from whet.study import (
+    display,
+    families,
+    figures,
+    files,
+    fractions,
+    redact,
+    report,
+    statistics,
+    trie,
+    wording,
+)  # fmt: skip
 from whet.study.execute import TRAIN, Watch, execute, execute_here
+from whet.study.families import Family
+from whet.study.fractions import AtFraction
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.prepare import Planner, Prepared, Request
 from whet.study.rehearsal import Rehearsal
@@ -34,6 +48,7 @@ class Evidence:
         comparisons: arms against the baseline.
         leaving: arms that lack one method of `all`, against it.
         report: the report's file.
+        further: what else the design asks: main effects, interactions, rungs, other controls.
     """
 
     study: dict[str, Any]
@@ -41,6 +56,13 @@ class Evidence:
     comparisons: list[Comparison]
     leaving: list[Comparison]
     report: Path
+    further: list[Family] = field(default_factory=list)
+
+    @property
+    def by_data(self) -> list[AtFraction]:
+        """What each arm gains on each fraction of the data, for tables and plots."""
+        gained = (family.comparisons for family in self.further if family.key != "data")
+        return fractions.by_data([*self.comparisons, *itertools.chain.from_iterable(gained)])
 
     def _repr_html_(self) -> str:
         """The report, for a notebook: in a frame of its own that runs nothing."""
@@ -155,23 +177,20 @@ class _Tended:
             self.store.release(trunk)
 
 
-def compare(
-    study: dict[str, Any], rows: Sequence[Row]
-) -> tuple[list[Comparison], list[Comparison]]:
-    """Arms against the baseline; and arms that lack one method, each against what it lacks it of.
-
-    These are two questions, and each is a family of its own for Holm's levels.
-    """
+def compare(study: dict[str, Any], rows: Sequence[Row]) -> dict[str, list[Comparison]]:
+    """Arms against what they are held against, by its name; each is a family for Holm's levels."""
     metric, higher = study["task"]["metric"], study["task"]["higher_is_better"]
     reference = {arm["name"]: arm.get("reference", BASELINE) for arm in study["arms"]}
-    families: dict[str, list[Row]] = {}
+    elsewhere = families.apart(study)
+    held_against: dict[str, list[Row]] = {}
     for row in rows:
-        families.setdefault(reference[row["arm"]], []).append(row)
+        if row["arm"] not in elsewhere:
+            held_against.setdefault(reference[row["arm"]], []).append(row)
     found = {}
-    for name, theirs in families.items():
+    for name, theirs in held_against.items():
         held = [row for row in rows if row["arm"] == name and name != BASELINE]
         found[name] = statistics.paired([*held, *theirs], metric, higher, name, CONFIDENCE)
-    return found.pop(BASELINE, []), [each for those in found.values() for each in those]
+    return found
 
 
 def conclude(store: Store, rebuild: bool = True) -> Evidence:
@@ -181,7 +200,7 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
         raise InputError(f"{store.folder} holds no study: there is no study.json in it.")
     nodes = trie.judged(map(Node.from_json, study["nodes"]))
     rows = store.rebuild(nodes) if rebuild else store.rows(nodes)
-    comparisons, leaving = compare(study, rows)
+    comparisons, leaving, further = families.divided(study, rows, compare(study, rows), CONFIDENCE)
     rule = statistics.rule(CONFIDENCE)
     verdicts = {
         "metric": study["task"]["metric"],
@@ -191,13 +210,14 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
         "rule": rule,
         "comparisons": [asdict(each) for each in comparisons],
         "leaving": [asdict(each) for each in leaving],
+        "further": [asdict(each) for each in further],
     }
     files.write(store.folder / "verdicts.json", files.to_json(redact.values(verdicts), 2))
-    files.write(store.report, report.build(study, rows, comparisons, rule, leaving))
+    files.write(store.report, report.build(study, rows, comparisons, rule, leaving, further))
     if any(each.gain is not None for each in comparisons):
         picture = figures.picture(comparisons, study["task"]["metric"])
         files.write(store.folder / "gains.svg", picture)
-    return Evidence(study, rows, comparisons, leaving, store.report)
+    return Evidence(study, rows, comparisons, leaving, store.report, further)
 
 
 def again(folder: Path) -> Evidence:

@@ -1,4 +1,4 @@
-"""Which arms a study has: each method alone, all of them, all but one; at which part of training.
+"""Which arms a study has: each method alone, several together; at which part of training.
 
 `after` is no part of the training but a stage of fine-tuning that follows it, with the method. Its
 control is the baseline trained as much longer without: what more training gives is no merit of it.
@@ -10,27 +10,18 @@ with one that is in it already. What stays outside is named, and keeps an arm of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from whet.errors import InputError, UnknownName
-from whet.study import wording
+from whet.study import combinations, composing, screening, wording
 from whet.study.arms import split
+from whet.study.composing import AFTER, Design, suffix
 from whet.study.plan import BASELINE, Arm, Settings
 
 WHEN = {"start": [0.0, 0.25], "whole": None, "end": [0.75, 1.0], "after": None}
-DESIGNS = ("add-one", "leave-one-out", "both")
-ALL, AFTER = "all", "after"
+DESIGNS = ("add-one", "leave-one-out", "both", *combinations.BUILT, *screening.KINDS)
+ALL = "all"
 OBSERVER, START = "observer", "from the start only"
-
-
-@dataclass
-class Design:
-    """The arms of a study, the methods without one, and what a reader should know of the choice."""
-
-    arms: list[Arm]
-    left_out: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def check(design: str, when: str) -> list[str]:
@@ -66,7 +57,7 @@ def placed(
     for part in parts:
         for arm in singles:
             (settings,) = arm.methods
-            name = f"{arm.name}{_suffix(part)}"
+            name = f"{arm.name}{suffix(part)}"
             reason = _misplaced(part, placements[settings["name"]])
             if part != "whole" and arm.name in written:
                 raise InputError(
@@ -75,24 +66,8 @@ def placed(
             if reason:
                 left_out[name] = reason
             else:
-                found[part].append(_arm(name, (_at(settings, part),), part))
+                found[part].append(composing.arm(name, (_at(settings, part),), part))
     return found, left_out
-
-
-def _suffix(part: str) -> str:
-    return "" if part == "whole" else f"@{part}"
-
-
-def _arm(name: str, methods: tuple[Settings, ...], part: str, reference: str | None = None) -> Arm:
-    """An arm whose methods act in a part of training, or in a stage after it."""
-    if part != AFTER:
-        return Arm(name, methods, reference or BASELINE, part)
-    return Arm(name, (), reference or BASELINE + _suffix(AFTER), part, methods)
-
-
-def methods_of(arm: Arm) -> tuple[Settings, ...]:
-    """The methods that an arm is about, wherever they act."""
-    return (*arm.methods, *(arm.after or ()))
 
 
 def _misplaced(part: str, placements: Sequence[str]) -> str | None:
@@ -108,54 +83,50 @@ def _at(settings: Settings, part: str) -> Settings:
 
 
 def designed(design: str, found: Mapping[str, Sequence[Arm]]) -> Design:
-    """The arms of a design over methods that apply."""
+    """The arms of a design over methods that apply.
+
+    Raises:
+        InputError: a screening of too many methods, or of methods that clash.
+    """
     made = Design([Arm(BASELINE)])
     for part, singles in found.items():
-        name = ALL + _suffix(part)
-        alone = list(singles)
         if part == AFTER and singles:
-            made.arms.append(_arm(BASELINE + _suffix(part), (), part, BASELINE))
-        if design != "add-one":
-            together, outside = compatible(singles)
-            made.notes += _said(name, together, outside)
-            alone = [arm for arm in singles if design == "both" or arm.name in outside]
-            if len(together) > 1:
-                made.arms += _without_each(name, together, part)
-        made.arms += alone
+            made.arms.append(composing.arm(composing.control(part), (), part, BASELINE))
+        here = _designed(design, singles, part)
+        made.arms += here.arms
+        made.notes += here.notes
+        made.left_out |= here.left_out
+        for family, contrasts in here.contrasts.items():
+            made.contrasts.setdefault(family, {}).update(contrasts)
     return made
 
 
-def compatible(singles: Sequence[Arm]) -> tuple[list[Arm], dict[str, str]]:
-    """The first subset that composes, and for the others what each clashes with."""
-    from whet import methods, nesting
-    from whet.errors import Clash
-
-    together: list[Arm] = []
-    outside: dict[str, str] = {}
-    for arm in singles:
-        try:
-            nesting.arrange(
-                [methods.make(s) for each in (*together, arm) for s in methods_of(each)]
-            )
-        except (Clash, InputError) as error:
-            outside[arm.name] = str(error)
-        else:
-            together.append(arm)
-    return together, outside
+def _designed(design: str, singles: Sequence[Arm], part: str) -> Design:
+    if design == "add-one":
+        return Design([*singles])
+    if design in screening.KINDS:
+        return screening.screened(design, singles, part)
+    if design in combinations.BUILT:
+        return combinations.BUILT[design](singles, part)
+    return _with_all(design, singles, part)
 
 
-def _without_each(name: str, together: Sequence[Arm], part: str) -> list[Arm]:
-    made = [_arm(name, tuple(s for arm in together for s in methods_of(arm)), part)]
-    for arm in together:
-        kept = tuple(s for each in together if each is not arm for s in methods_of(each))
-        made.append(_arm(f"{name} without {arm.name}", kept, part, reference=name))
+def _with_all(design: str, singles: Sequence[Arm], part: str) -> Design:
+    """All that go together, all but each one, and what stands alone."""
+    name = ALL + suffix(part)
+    together, outside = composing.compatible(singles)
+    made = Design([], notes=_said(name, together, outside))
+    if len(together) > 1:
+        made.arms.append(composing.together(together, part, name))
+        for arm in together:
+            kept = [each for each in together if each is not arm]
+            made.arms.append(composing.together(kept, part, f"{name} without {arm.name}", name))
+    made.arms += [arm for arm in singles if design == "both" or arm.name in outside]
     return made
 
 
-def _said(name: str, together: Sequence[Arm], outside: Mapping[str, str]) -> list[str]:
+def _said(name: str, together: Sequence[Arm], outside: dict[str, str]) -> list[str]:
     if len(together) < 2:
         return [f"There is no arm `{name}`: fewer than two methods go together."]
-    return [f"`{name}` is {wording.listed([arm.name for arm in together])}."] + [
-        f"{other} stands outside of `{name}` and has an arm of its own: {reason}"
-        for other, reason in outside.items()
-    ]
+    names = wording.listed([arm.name for arm in together])
+    return [f"`{name}` is {names}.", *composing.alone(outside, f"`{name}`")]

@@ -124,10 +124,17 @@ def rehearsed(rows: Mapping[str, Row]) -> Table:
     return shown
 
 
-def table(comparisons: Sequence[Comparison], metric: str, against: str | None = None) -> Table:
-    """Paired differences, one arm a line; against the baseline, or `against` what lacks nothing."""
+def table(
+    comparisons: Sequence[Comparison], metric: str, against: str | None = None,
+    title: str | None = None,
+) -> Table:  # fmt: skip
+    """Paired differences, one arm a line; against the baseline, or `against` what lacks nothing.
+
+    `title` says what else they are.
+    """
     places = wording.decimals(comparisons)
-    title = f"Gain in {metric.replace('_', ' ')} over {against or 'the baseline'}, paired by seed"
+    said = title or f"Gain in {metric.replace('_', ' ')} over {against or 'the baseline'}"
+    title = f"{said}, paired by seed"
     shown = Table(title=title, title_justify="left", title_style="bold", box=None,
                   padding=(0, 2, 0, 0), pad_edge=False)  # fmt: skip
     shown.add_column("arm", overflow="fold", min_width=8)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from whet import composition, objectives, parsing, predict, resume, sources, spans
+from whet import composition, objectives, parsing, predict, resume, sources, spans, subset
 from whet import device as devices
 from whet import metrics as measures
 from whet.branching import Untold, branch
@@ -50,6 +50,7 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "methods": None if about.methods is None else list(about.methods),
         "left_out": dict(about.left_out), "data": sources.fingerprint(task),
         "settings": {name: dict(given) for name, given in about.settings.items()},
+        "uncut": subset.refusal(task),
     }  # fmt: skip
 
 
@@ -194,8 +195,11 @@ def _classes(task: Task, count: int) -> list[str]:
 def _composed(
     source: Source, node: Node, folder: Path | None, device: str, beside: Sequence[Rider] = ()
 ) -> tuple[list[Settings], Run]:
+    fraction = node.options.get("data_fraction")
+    cut = replace(source, make=lambda seed: subset.of(source.make(seed), fraction, seed))
     return composition.compose(
-        source, node.methods, node.seed, updates=node.options.get("updates"), after=node.after,
+        source if fraction is None else cut, node.methods, node.seed,
+        updates=node.options.get("updates"), after=node.after,
         share=float(node.options.get("after", 0.0)), folder=folder, device=device, keep=1,
         log=None, callbacks=beside,
     )  # fmt: skip

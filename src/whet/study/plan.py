@@ -27,9 +27,10 @@ class Arm:
         name: what the study calls it.
         methods: settings of the methods that take part.
         reference: the arm that it is compared with: the baseline, the arm that it lacks one method
-            of, or the baseline trained as much longer.
+            of, the rung below it, or the baseline trained as much longer or on as little data.
         placement: the part of training that its methods take.
         after: methods of a fine-tuning stage that follows; with none it is their control.
+        data: the fraction of the training part that it sees.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Arm:
     reference: str = BASELINE
     placement: str = "whole"
     after: tuple[Settings, ...] | None = None
+    data: float = 1.0
 
 
 @dataclass(frozen=True)

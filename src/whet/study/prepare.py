@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import arms, budget, design, identity, trie
+from whet.study import arms, budget, design, fractions, identity, screening, trie
 from whet.study.budget import Choice
-from whet.study.design import Design
+from whet.study.composing import Design
 from whet.study.execute import cores
 from whet.study.plan import BASELINE, Arm, Node
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
@@ -34,7 +34,7 @@ class Request:
         methods: as on the command line.
         seeds: how many.
         when: parts of training, `start,whole,end`.
-        design: `add-one`, `leave-one-out` or `both`.
+        design: which arms there are; `design.DESIGNS` lists them.
         budget: a span of time such as `8h`.
         fast: rehearse only.
         out: the study's folder.
@@ -43,6 +43,7 @@ class Request:
         device: `auto`, `cpu` or `cuda`.
         fresh: forget what is in the folder.
         code: identity of a task that is no file, when only this process knows it.
+        data: fractions of the training part, `0.01,0.1,1`; None for all of it.
     """
 
     task: str
@@ -59,6 +60,7 @@ class Request:
     device: str = "auto"
     fresh: bool = False
     code: str | None = None
+    data: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -71,7 +73,7 @@ class Request:
         words = ["whet", "study", str(self.file or self.task)]
         given = {
             "methods": self.methods, "seeds": self.seeds, "budget": self.budget, "out": self.out,
-            "jobs": self.jobs,
+            "jobs": self.jobs, "data": self.data,
         }  # fmt: skip
         usual = {"when": "whole", "design": "add-one", "threads": 1, "device": "auto"}
         given |= {n: None if getattr(self, n) == v else getattr(self, n) for n, v in usual.items()}
@@ -81,7 +83,7 @@ class Request:
 
     def asks(self) -> dict[str, Any]:
         """What decides the plan, in plain values."""
-        names = ("task", "methods", "seeds", "when", "design", "budget")
+        names = ("task", "methods", "seeds", "when", "design", "budget", "data")
         return {name: getattr(self, name) for name in names}
 
 
@@ -106,6 +108,7 @@ class Planner:
         from whet.study.node import describe
 
         parts = design.check(request.design, request.when)
+        self.fractions = fractions.parse(request.data)
         if request.budget is not None:
             budget.seconds(request.budget)
         if request.seeds is not None and request.seeds < 1:
@@ -114,8 +117,11 @@ class Planner:
             )
         file = None if request.file is None else str(request.file)
         self.request, self.cards = request, catalogue()
+        self.ahead = {card["name"] for card in self.cards if card["looks_ahead"]}
         self.task: dict[str, Any] = describe(request.task, file, request.device)
-        self.device = self.task.pop("device")
+        self.device, uncut = self.task.pop("device"), self.task.pop("uncut", None)
+        if uncut and self.fractions != [1.0]:
+            raise InputError(uncut)
         self.jobs = request.jobs or _jobs(self.device, request.threads)
         self.open = request.methods is None and self.task["methods"] is None
         self.left_out: dict[str, str] = {}
@@ -123,6 +129,8 @@ class Planner:
         written = [arm.name for arm in singles if "during=" in arm.name]
         self.found, misplaced = design.placed(singles, parts, self.cards, written)
         self.left_out |= misplaced
+        if not self.open:  # else what applies is found by trying, and what clashes after that
+            self.designed(self.found)
 
     def _singles(self) -> list[Arm]:
         """One arm for each method that was asked for, once it has accepted its settings."""
@@ -159,16 +167,21 @@ class Planner:
             self.left_out |= unfit
             found = {part: [a for a in those if a.name not in unfit]
                      for part, those in found.items()}  # fmt: skip
-        made = design.designed(request.design, found)
+        made = self.designed(found)
+        self.left_out |= made.left_out
         if rehearsal is not None and (request.fast or request.budget):
             rehearsal = rehearsal.joined(self.rehearse(made.arms[1:], train))
         choice = self.choice(made, rehearsal, earlier, time.monotonic() - began)
         if choice is not None:
             self.left_out |= {arm.name: "the budget leaves no time for it" for arm in made.arms
                               if arm not in choice.arms}  # fmt: skip
-            made = replace(made, arms=choice.arms, notes=[*made.notes, *choice.notes])
+            made = replace(made.kept(choice.arms), notes=[*made.notes, *choice.notes])
         until = float("inf") if not request.budget else began + budget.seconds(request.budget)
         return Prepared(*self.study(made, choice), until, rehearsal)
+
+    def designed(self, found: Mapping[str, Sequence[Arm]]) -> Design:
+        """The arms of the design that was asked for, on every fraction of the data."""
+        return fractions.spread(design.designed(self.request.design, found), self.fractions)
 
     def rehearse(self, those: Sequence[Arm], train: Run) -> Rehearsal:
         """A few updates of the baseline and of these arms."""
@@ -190,11 +203,13 @@ class Planner:
             kept = [arm for arm in made.arms if arm.name in earlier["budget"]["arms"]]
             given = earlier["budget"]
             return Choice(kept, given["seeds"], given["share"], given["seconds"], given["notes"])
-        costs = rehearsal.costs()
+        costs, whole = rehearsal.costs(), self.request.design in screening.KINDS
+        if whole:
+            screening.check_runs(self.request.design, rehearsal.unfit())
         return budget.choose(
             [arm for arm in made.arms if arm.name in costs], costs, self.task["updates"],
             EVALUATIONS, self.jobs, budget.seconds(self.request.budget) - spent,
-            self.request.seeds, self.task["seeds"],
+            self.request.seeds, self.task["seeds"], ahead=self.ahead, after=AFTER, whole=whole,
         )  # fmt: skip
 
     def nodes(
@@ -212,14 +227,15 @@ class Planner:
             used = (*arm.methods, *(arm.after or ()))
             identity = code(frozenset(str(settings["name"]) for settings in used))
             told = every if arm.after is None else {**every, "after": AFTER}
+            if arm.data != 1.0:  # for as many updates as with all data
+                told = {"updates": self.task["updates"], **told, "data_fraction": arm.data}
             return Node(self.task["name"], arm.name, arm.methods, seed, told, identity, file,
                         arm.after)  # fmt: skip
 
-        ahead = {card["name"] for card in self.cards if card["looks_ahead"]}
         if "rehearse" in options:
             return trie.grown(those, seeds, node, share=False)
         riding = trie.hosts(those, looks_on, takes_along)
-        return trie.grown(those, seeds, node, ahead, riding)
+        return trie.grown(those, seeds, node, self.ahead, riding)
 
     def _code(self, methods: frozenset[str]) -> str:
         beside = {card["name"]: card["companions"] for card in self.cards}
@@ -242,6 +258,7 @@ class Planner:
         return {
             "task": self.task, "arms": [asdict(arm) for arm in made.arms], "seeds": list(seeds),
             "design": self.request.design, "when": self.request.when, "budget": kept,
+            "contrasts": made.contrasts,
             "threads": self.request.threads, "jobs": self.jobs, "command": self.request.command,
             "date": datetime.date.today().isoformat(), "versions": identity.versions(),
             "asked": self.request.asks(), "notes": made.notes, "left_out": self.left_out,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whet.errors import InputError
-from whet.study.budget import Cost
 from whet.study.plan import BASELINE, Arm, Node, Row
 from whet.study.store import Store
+from whet.study.timetable import Cost
 
 FEW, MEASURED = 2, 8  # updates to find mistakes in, and to measure a step by
 FOLDER = "rehearsal"
@@ -77,8 +77,11 @@ def rehearse(
 
 def _cost(row: Row) -> Cost:
     update, judge = row["seconds_per_update"] or 0.0, row.get("judging") or 0.0
-    begin = max(0.0, row["seconds"] - row["updates"] * update - 2 * judge)
-    return Cost(begin, update, judge)
+    paces = row.get("paces") or [[0.0, 1.0, update]]
+    # every part was rehearsed as a run of its own, with as many updates as the others
+    spent = sum(row["updates"] / len(paces) * pace for *_, pace in paces)
+    begin = max(0.0, row["seconds"] - spent - 2 * judge) / len(paces)
+    return Cost(begin, update, judge, row.get("paces") or ())
 
 
 def _first(reason: str | None) -> str:

@@ -7,13 +7,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from whet.study import figures, perclass, wording
+from whet.study import figures, perclass, sections, wording
 from whet.study.plan import BASELINE, Node, Row, canonical
 from whet.study.statistics import HELPS, HURTS, Comparison, ranked
 from whet.study.tradeoff import tradeoff
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+    from whet.study.families import Family
 
 TEMPLATE = "report.html.jinja"
 KINDS = {HELPS: "better", HURTS: "worse"}
@@ -25,6 +27,7 @@ def build(
     comparisons: Sequence[Comparison],
     rule: str,
     leaving: Sequence[Comparison] = (),
+    further: Sequence[Family] = (),
 ) -> str:
     """The report as HTML; every name in it is redacted and escaped, nothing in it is loaded.
 
@@ -34,18 +37,20 @@ def build(
         comparisons: arms against the baseline.
         rule: how verdicts are reached.
         leaving: arms that lack one method, against the arm with every one.
+        further: what else the design asks.
     """
     metric = study["task"]["metric"]
     said = metric.replace("_", " ")
     order, lacking = ranked(comparisons), ranked(leaving)
     reference = {arm["name"]: arm.get("reference") or BASELINE for arm in study["arms"]}
     memory = _memory(rows, reference)
-    classes = perclass.sheets(rows)
+    whole = {arm["name"] for arm in study["arms"] if arm.get("data", 1.0) == 1.0}
+    classes = perclass.sheets([row for row in rows if row["arm"] in whole])
     return _page().render(
         study=study,
         metric=said,
         design=_design(study),
-        answer=_marked(wording.answer(order, said)),
+        answer=_marked(sections.answer(order, further, said)),
         leaving_answer=_marked(wording.leaving(lacking, said)),
         families={"baseline": _family(order, memory), "leaving": _family(lacking, memory, True)},
         baseline=_baseline(rows, metric),
@@ -61,6 +66,9 @@ def build(
         environment=_environment(study, rows),
         notes=study.get("notes") or [],
         rule=rule,
+        further=[
+            sections.section(each, said, _family(ranked(each.comparisons), {})) for each in further
+        ],
         **_figures(order, lacking, figures.mean_curves(rows, metric), said),
     )
 
@@ -141,6 +149,8 @@ def _design(study: Mapping[str, Any]) -> str:
         if other == BASELINE and arm["name"] != BASELINE
     ]
     alone, lacking = sum(size < 2 for size in sizes), sum(other != BASELINE for other in against)
+    if study.get("contrasts"):
+        return f"A study of the design `{study['design']}`, {len(study['arms'])} arms"
     if alone == len(sizes) and not lacking:
         return f"Baseline and {wording.counted(alone, 'method')}, each alone"
     parts = [

@@ -31,6 +31,7 @@ class _Arm(_Shape):
     reference: str = ""
     placement: str = "whole"
     after: list[_Method] | None = None
+    data: Real = 1.0
 
 
 class _Node(_Shape):
@@ -80,6 +81,7 @@ class Study(_Shape):
     budget: _Budget | None = None
     notes: list[str] | None = None
     left_out: dict[str, str] | None = None
+    contrasts: dict[str, dict[str, dict[str, Real]]] | None = None
 
 
 class _Point(_Shape):
@@ -150,6 +152,15 @@ def astray(study: dict[str, Any]) -> str | None:
     known = {*names}
     for kind, named in (
         ("reference", {arm["reference"] for arm in study["arms"] if "reference" in arm}),
+        (
+            "contrast of arm",
+            {
+                arm
+                for family in (study.get("contrasts") or {}).values()
+                for weights in family.values()
+                for arm in weights
+            },
+        ),
         ("node of arm", {n["arm"] for n in study["nodes"] if n.get("until") is None}),
     ):
         if not named <= known:

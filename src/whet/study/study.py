@@ -26,10 +26,12 @@ class Study:
         task: a built-in task's name, a file that defines `task(seed)`, or the function itself. A
             function is trained in this process, one run after another.
         methods: names or settings, as `["ema", {"name": "fgm", "during": [0.25, 1]}]` or as on the
-            command line; None for all that suit the task.
+            command line; None for all that suit the task. A setting that is a
+            `whet.study.Grid(0.9, 0.99)` gives an arm for each of its values; a list is one value.
         seeds: how many; None for the task's own.
         when: parts of training: `start`, `whole`, `end`, `after`, or several as `"start,end"`.
-        design: `add-one`, `leave-one-out` or `both`.
+        design: `add-one`, `leave-one-out`, `both`, `ladder`, `pairs`, `screening`, `fractional`.
+        data: fractions of the training part to train on, as `[0.01, 0.1, 1]` or `"0.01,0.1,1"`.
         budget: a span of time such as `"8h"`.
         out: the study's folder.
         jobs: runs at a time.
@@ -58,7 +60,8 @@ class Study:
         self, task: str | Path | Callable[[int], Task], *,
         methods: str | Sequence[str | Mapping[str, Any]] | None = None, seeds: int | None = None,
         when: str = "whole", design: str = "add-one", budget: str | None = None,
-        out: str | Path | None = None, jobs: int | None = None, threads: int = 1,
+        data: str | Sequence[float] | None = None, out: str | Path | None = None,
+        jobs: int | None = None, threads: int = 1,
         device: str = "auto", console: Console | None = None,
     ) -> None:  # fmt: skip
         self._console = console
@@ -68,6 +71,7 @@ class Study:
             else arms.written(methods), seeds, when, design, budget,
             out=None if out is None else Path(out), jobs=jobs, threads=threads, device=device,
             code=code,
+            data=data if data is None or isinstance(data, str) else ",".join(map(str, data)),
         )  # fmt: skip
 
     def run(self, *, fresh: bool = False) -> Evidence:

@@ -22,16 +22,21 @@ MakeNode = Callable[[Arm, int], Node]
 
 @dataclass(frozen=True)
 class Trunk:
-    """What several arms have in common: these methods, up to a fraction of training."""
+    """What several arms have in common: these methods, up to a fraction of training.
+
+    `data` is the fraction of the training part that they see.
+    """
 
     until: float
     methods: tuple[Settings, ...]
+    data: float = 1.0
 
     @property
     def name(self) -> str:
         """In words, for logs and folders."""
         named = "+".join(str(each["name"]) for each in self.methods) or BASELINE
-        return f"trunk of {named} to {self.until:g}"
+        less = "" if self.data == 1.0 else f" on {self.data:g} of the data"
+        return f"trunk of {named} to {self.until:g}{less}"
 
 
 def span(settings: Mapping[str, Any]) -> Span:
@@ -63,7 +68,10 @@ def so_far(methods: Iterable[Settings], cut: float, ahead: Collection[str] = ())
 def paths(arms: Sequence[Arm], ahead: Collection[str] = ()) -> dict[str, list[Trunk]]:
     """For each arm, the trunks that it shares with others, in order."""
     every = cuts(arms)
-    whole = {arm.name: [so_far(arm.methods, cut, ahead) for cut in every] for arm in arms}
+    whole = {
+        arm.name: [replace(so_far(arm.methods, cut, ahead), data=arm.data) for cut in every]
+        for arm in arms
+    }
     on: dict[str, set[str]] = {}
     for name, trunks in whole.items():
         steps = [_key(trunk) for trunk in trunks]
@@ -76,7 +84,7 @@ def paths(arms: Sequence[Arm], ahead: Collection[str] = ()) -> dict[str, list[Tr
 
 
 def _key(trunk: Trunk) -> str:
-    return canonical([trunk.until, list(trunk.methods)])
+    return canonical([trunk.until, list(trunk.methods), trunk.data])
 
 
 def hosts(
@@ -97,7 +105,8 @@ def hosts(
 
 def _core(arm: Arm, looks_on: Callable[[Settings], bool]) -> str:
     stages = [arm.methods] if arm.after is None else [arm.methods, arm.after]
-    return canonical([[s for s in stage if not looks_on(s)] for stage in stages])
+    core = [[s for s in stage if not looks_on(s)] for stage in stages]
+    return canonical([core, arm.data])
 
 
 def grown(
@@ -122,6 +131,7 @@ def grown(
     there = {_key(trunk) for trunks in shared.values() for trunk in trunks}
     for arm in (arm for arm in arms if arm.name in on):  # should it have to walk after all
         way = [so_far(arm.methods, cut, ahead) for cut in cuts(walking)]
+        way = [replace(trunk, data=arm.data) for trunk in way]
         shared[arm.name] = [trunk for trunk in way if _key(trunk) in there]
     ordered = sorted(arms, key=lambda arm: arm.name != BASELINE)
     found: dict[str, Node] = {}
@@ -131,7 +141,7 @@ def grown(
             parent: str | None = None
             taken = tuple(leaves[name] for name, host in on.items() if host == arm.name)
             for trunk in shared[arm.name]:
-                made = make(Arm(trunk.name, trunk.methods), seed)
+                made = make(Arm(trunk.name, trunk.methods, data=trunk.data), seed)
                 node = replace(made, until=trunk.until, parent=parent)
                 parent = node.key
                 known = found.setdefault(node.key, node)
