@@ -23,6 +23,7 @@ from whet.loading import open_loader
 from whet.run import Run
 from whet.sources import Source
 from whet.stage import Recipe, Stage
+from whet.study import conditions
 from whet.study.clock import Clock, joined, weighted
 from whet.study.memory import Peak
 from whet.study.plan import Node, Row, Settings
@@ -47,10 +48,11 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "title": about.title or source.name, "metric": metrics[0].name,
         "higher_is_better": metrics[0].higher_is_better,
         "metrics": [metric.name for metric in metrics], "seeds": about.seeds,
-        "updates": _updates(about, task),
+        "updates": length(about, task),
         "methods": None if about.methods is None else list(about.methods),
         "left_out": dict(about.left_out), "data": sources.fingerprint(task),
         "settings": {name: dict(given) for name, given in about.settings.items()},
+        "stage": conditions.plain_stage(about),
     }  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def train(node: Node, folder: Path) -> Row:
 
 def _train(node: Node, folder: Path) -> dict[str, Any]:
     """The whole of a training, or what is left of it behind a trunk; or a trunk, unjudged."""
-    source = sources.load(node.task, node.file)
+    source = conditions.source(node)
     device = str(node.options.get("device", "cpu"))
     peak, clock = Peak(torch.device(device)), Clock()
     given, run = _composed(source, node, folder, device)
@@ -116,7 +118,7 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
 
     The stage is as long as in earnest, for methods that count in fractions of it.
     """
-    source, count = sources.load(node.task, node.file), int(node.options["rehearse"])
+    source, count = conditions.source(node), int(node.options["rehearse"])
     device = str(node.options.get("device", "cpu"))
     _composed(source, node, None, device)  # what only shows in the composition of all parts
     parts = []
@@ -252,13 +254,13 @@ def _stage(
     # a method that owns the learning rate brings its own schedule; that is part of its arm
     owned = any(nesting.brings_schedule(method) for method in made)
     return Stage(
-        updates=int(options.get("updates") or _updates(about, task)), methods=made,
+        updates=int(options.get("updates") or length(about, task)), methods=made,
         batch_size=about.batch_size, accumulate=about.accumulate, optimizer=about.optimizer,
         schedule=None if owned else about.schedule,
     )  # fmt: skip
 
 
-def _updates(about: About, task: Task) -> int:
+def length(about: About, task: Task) -> int:
     """The length of one training."""
     if about.updates is not None:
         return about.updates

@@ -29,6 +29,7 @@ class Arm:
             of, or the baseline trained as much longer.
         placement: the part of training that its methods take.
         after: methods of a fine-tuning stage that follows; with none it is their control.
+        times: how much longer its training is, or that stage of fine-tuning where it has one.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Arm:
     reference: str = BASELINE
     placement: str = "whole"
     after: tuple[Settings, ...] | None = None
+    times: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import arms, budget, design, identity, trie
+from whet.study import arms, budget, confirm, controls, design, identity, trie, tuning
 from whet.study.budget import Choice
 from whet.study.design import Design
 from whet.study.execute import cores
 from whet.study.plan import BASELINE, Arm, Node
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
+from whet.study.store import Store
+from whet.study.tuning import Tuning
 
 AFTER = 0.25  # of a training: how long the stage is that `after` adds
 EVALUATIONS = 8  # in the course of a run and at its end
@@ -43,6 +45,11 @@ class Request:
         device: `auto`, `cpu` or `cuda`.
         fresh: forget what is in the folder.
         code: identity of a task that is no file, when only this process knows it.
+        equal_time: hold dearer methods against the baseline trained as long, too.
+        tune_baseline: learning rates to try for the baseline first.
+        hold_out: share of the rows that is set aside for `confirm`.
+        confirm: seeds of a confirmation; 0 for as many as the study has.
+        pick: write a recipe.
     """
 
     task: str
@@ -59,6 +66,11 @@ class Request:
     device: str = "auto"
     fresh: bool = False
     code: str | None = None
+    equal_time: bool = False
+    tune_baseline: int | None = None
+    hold_out: float | None = None
+    confirm: int | None = None
+    pick: bool = False
 
     @property
     def folder(self) -> Path:
@@ -71,18 +83,21 @@ class Request:
         words = ["whet", "study", str(self.file or self.task)]
         given = {
             "methods": self.methods, "seeds": self.seeds, "budget": self.budget, "out": self.out,
-            "jobs": self.jobs,
+            "jobs": self.jobs, "tune-baseline": self.tune_baseline, "hold-out": self.hold_out,
+            "confirm": self.confirm,
         }  # fmt: skip
         usual = {"when": "whole", "design": "add-one", "threads": 1, "device": "auto"}
         given |= {n: None if getattr(self, n) == v else getattr(self, n) for n, v in usual.items()}
         for name, value in given.items():
             words += [] if value is None else [f"--{name}", str(value)]
-        return shlex.join(words + (["--fast"] if self.fast else []))
+        flags = ("fast", "equal_time", "pick")
+        return shlex.join(words + [f"--{f.replace('_', '-')}" for f in flags if getattr(self, f)])
 
     def asks(self) -> dict[str, Any]:
         """What decides the plan, in plain values."""
         names = ("task", "methods", "seeds", "when", "design", "budget")
-        return {name: getattr(self, name) for name in names}
+        said = {name: getattr(self, name) for name in ("equal_time", "tune_baseline", "hold_out")}
+        return {name: getattr(self, name) for name in names} | {n: v for n, v in said.items() if v}
 
 
 @dataclass(frozen=True)
@@ -117,12 +132,40 @@ class Planner:
         self.task: dict[str, Any] = describe(request.task, file, request.device)
         self.device = self.task.pop("device")
         self.jobs = request.jobs or _jobs(self.device, request.threads)
+        tuning.check(request.tune_baseline, self.task.get("stage") or {})
+        self.told: dict[str, Any] = {}  # to every run beside what it always is
+        self.tuning: Tuning | None = None
+        self.controls: list[controls.Control] = []
+        self.aside = self._set_aside(file)
         self.open = request.methods is None and self.task["methods"] is None
         self.left_out: dict[str, str] = {}
         singles = self._singles()
         written = [arm.name for arm in singles if "during=" in arm.name]
         self.found, misplaced = design.placed(singles, parts, self.cards, written)
         self.left_out |= misplaced
+
+    def _set_aside(self, file: str | None) -> dict[str, Any] | None:
+        """What is known of the rows that no run of the study sees."""
+        if not self.request.hold_out:
+            return None
+        from whet.study.conditions import set_aside
+
+        found = set_aside(self.request.task, file, self.request.hold_out)
+        self.task["updates"] = found.pop("updates")
+        self.told["hold_out"] = self.request.hold_out
+        return found
+
+    def _tune(self, train: Run, say: Callable[[str], None]) -> None:
+        """Give every run the rate that suits the baseline best."""
+        if self.request.tune_baseline is None:
+            return
+        say(f"tuning: the baseline at {self.request.tune_baseline} learning rates")
+        store = Store(self.request.folder / tuning.FOLDER)
+        self.tuning = tuning.tune(self.task, self.request.tune_baseline, self.nodes, store, train)
+        for line in tuning.lines(self.tuning):
+            say(line)
+        if self.tuning.rate != self.tuning.own:  # else they are the runs of a study without
+            self.told["lr"] = self.tuning.rate
 
     def _singles(self) -> list[Arm]:
         """One arm for each method that was asked for, once it has accepted its settings."""
@@ -141,7 +184,7 @@ class Planner:
 
     def prepare(
         self, train: Run, earlier: Mapping[str, Any] | None = None,
-        say: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None, tune: Run | None = None,
     ) -> Prepared:  # fmt: skip
         """The study's manifest and its nodes, after a rehearsal where one is needed.
 
@@ -149,10 +192,14 @@ class Planner:
             train: trains nodes and keeps them in a store, for the rehearsal.
             earlier: the manifest of the study that is continued.
             say: is told what happens.
+            tune: the same as `train` for whole runs, of which several go at a time.
         """
         began, request, found = time.monotonic(), self.request, self.found
+        if not request.fast:
+            self._tune(tune or train, say)
         rehearsal: Rehearsal | None = None
-        if request.fast or request.budget or request.design != "add-one" or self.open:
+        measured = request.budget or request.equal_time
+        if request.fast or measured or request.design != "add-one" or self.open:
             say("rehearsal: a few updates of every arm")
             rehearsal = self.rehearse([arm for those in found.values() for arm in those], train)
             unfit = rehearsal.unfit()
@@ -160,8 +207,10 @@ class Planner:
             found = {part: [a for a in those if a.name not in unfit]
                      for part, those in found.items()}  # fmt: skip
         made = design.designed(request.design, found)
-        if rehearsal is not None and (request.fast or request.budget):
+        if rehearsal is not None and (request.fast or measured):
             rehearsal = rehearsal.joined(self.rehearse(made.arms[1:], train))
+        if rehearsal is not None and request.equal_time:
+            made = self._controlled(made, rehearsal, earlier)
         choice = self.choice(made, rehearsal, earlier, time.monotonic() - began)
         if choice is not None:
             self.left_out |= {arm.name: "the budget leaves no time for it" for arm in made.arms
@@ -172,12 +221,22 @@ class Planner:
 
     def rehearse(self, those: Sequence[Arm], train: Run) -> Rehearsal:
         """A few updates of the baseline and of these arms."""
-        count = MEASURED if self.request.budget else FEW
+        count = MEASURED if self.request.budget or self.request.equal_time else FEW
 
         def nodes(these: Sequence[Arm]) -> list[Node]:
             return self.nodes(these, [0], {"rehearse": count})
 
         return rehearse([Arm(BASELINE), *those], nodes, self.request.folder, train)
+
+    def _controlled(
+        self, made: Design, rehearsal: Rehearsal, earlier: Mapping[str, Any] | None
+    ) -> Design:
+        """The arms with the baselines that train as long as the dearer ones."""
+        measured = controls.costs(rehearsal.rows, made.arms)
+        fixed = (earlier or {}).get("equal_time") or ()
+        self.controls = controls.planned(made.arms, measured, fixed)
+        said = [*made.notes, *controls.notes(self.controls)]
+        return replace(made, arms=controls.stretched(made.arms, self.controls), notes=said)
 
     def choice(
         self, made: Design, rehearsal: Rehearsal | None, earlier: Mapping[str, Any] | None,
@@ -190,7 +249,7 @@ class Planner:
             kept = [arm for arm in made.arms if arm.name in earlier["budget"]["arms"]]
             given = earlier["budget"]
             return Choice(kept, given["seeds"], given["share"], given["seconds"], given["notes"])
-        costs = rehearsal.costs()
+        costs = controls.longer_costs(made.arms, rehearsal.costs(), AFTER)
         return budget.choose(
             [arm for arm in made.arms if arm.name in costs], costs, self.task["updates"],
             EVALUATIONS, self.jobs, budget.seconds(self.request.budget) - spent,
@@ -201,7 +260,7 @@ class Planner:
         self, those: Sequence[Arm], seeds: Sequence[int], options: Mapping[str, Any]
     ) -> list[Node]:
         """Arms times seeds, with the trunks that arms share; a rehearsal has none."""
-        every = {"threads": self.request.threads, "device": self.device, **options}
+        every = {"threads": self.request.threads, "device": self.device, **self.told, **options}
         every["data"] = self.task.get("data")
         file = None if self.request.file is None else str(self.request.file.resolve())
         code = functools.cache(self._code)
@@ -209,7 +268,10 @@ class Planner:
         def node(arm: Arm, seed: int) -> Node:
             used = (*arm.methods, *(arm.after or ()))
             identity = code(frozenset(str(settings["name"]) for settings in used))
-            told = every if arm.after is None else {**every, "after": AFTER}
+            told = every if arm.after is None else {**every, "after": AFTER * arm.times}
+            if arm.times != 1.0 and arm.after is None:
+                updates = every.get("updates") or self.task["updates"]
+                told = {**every, "updates": round(arm.times * updates)}
             return Node(self.task["name"], arm.name, arm.methods, seed, told, identity, file,
                         arm.after)  # fmt: skip
 
@@ -239,9 +301,17 @@ class Planner:
             "design": self.request.design, "when": self.request.when, "budget": kept,
             "threads": self.request.threads, "jobs": self.jobs, "command": self.request.command,
             "date": datetime.date.today().isoformat(), "versions": identity.versions(),
-            "asked": self.request.asks(), "notes": made.notes, "left_out": self.left_out,
+            "asked": self.request.asks(), "left_out": self.left_out,
+            "notes": [*made.notes, *self._said()], "hold_out": self.aside,
+            "tuning": None if self.tuning is None else asdict(self.tuning),
+            "equal_time": [asdict(each) for each in self.controls],
             "nodes": [node.to_json() for node in nodes],
         }, nodes  # fmt: skip
+
+    def _said(self) -> list[str]:
+        rate = (self.task.get("stage") or {}).get("rate")
+        aside = [] if self.aside is None else [confirm.told_aside(self.aside)]
+        return [*aside, tuning.note(self.tuning, rate)]
 
 
 def _jobs(device: str, threads: int) -> int:

@@ -87,7 +87,9 @@ def grown(
 
     Seeds are outside and the baseline is first, so that a study cut short holds whole pairs.
     """
-    shared = paths(arms, ahead) if share else {arm.name: [] for arm in arms}
+    # a stretched schedule is another one from the first update on
+    alike = [arm for arm in arms if share and (arm.times == 1.0 or arm.after is not None)]
+    shared = {arm.name: [] for arm in arms} | paths(alike, ahead)
     ordered = sorted(arms, key=lambda arm: arm.name != BASELINE)
     found: dict[str, Node] = {}
     for seed in seeds:

@@ -85,6 +85,8 @@ def task(seed: int) -> whet.Task:
         judge=loader(judge),
         metrics=METRICS,
         classes=names,
+        # What --hold-out knows a row by: the noise makes it another each time. A group stays whole.
+        identities={"train": groups[train], "select": groups[select], "judge": groups[judge]},
     )
 
 

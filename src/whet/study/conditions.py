@@ -1,0 +1,76 @@
+"""The task as a node's options have it: at another rate, without some rows, judged on others.
+
+| option | what it says |
+|---|---|
+| `lr` | the learning rate of every stage, in place of the task's own |
+| `hold_out` | the share of the rows that no study may see |
+| `judge_on` | `aside`: those rows; `select`: the select part, where something is chosen |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from whet import holdout, optim, sources
+from whet.sources import Source
+from whet.study.plan import Node
+from whet.task import Task
+from whet.tasks import About
+
+ASIDE, SELECT = "aside", "select"
+
+
+def source(node: Node) -> Source:
+    """A node's task under the node's options."""
+    return under(sources.load(node.task, node.file), node.options)
+
+
+def under(found: Source, options: Mapping[str, Any]) -> Source:
+    """A task under options; without any of them it is the task as it was."""
+    if options.get("lr") is not None:
+        optimizer = optim.with_rate(found.about.optimizer, float(options["lr"]))
+        found = replace(found, about=replace(found.about, optimizer=optimizer))
+    share, judge_on = float(options.get("hold_out") or 0.0), options.get("judge_on")
+    if not share and judge_on is None:
+        return found
+
+    def make(seed: int) -> Task:
+        made = found.make(seed)
+        if not isinstance(made, Task) or made.select is None or made.judge is None:
+            return made  # and the Source says what is wrong with it
+        if share:
+            made = (holdout.judged_aside if judge_on == ASIDE else holdout.without)(made, share)
+        return replace(made, judge=made.select) if judge_on == SELECT else made
+
+    return replace(found, make=make)
+
+
+def set_aside(name: str, file: str | None, share: float) -> dict[str, Any]:
+    """What a study should know of the rows that are set aside: how many they are, of how many.
+
+    Raises:
+        InputError: rows are not recognised under another seed.
+    """
+    from whet.study.node import length
+
+    found = sources.load(name, file)
+    told = holdout.check(found.task(0), found.task(1), share)
+    rest = under(found, {"hold_out": share})
+    return told | {"share": share, "updates": length(rest.about, rest.task(0))}
+
+
+def plain_stage(about: About) -> dict[str, Any]:
+    """What every training of a task is made with, in plain values; functions by their names."""
+    return {
+        "batch_size": about.batch_size, "accumulate": about.accumulate,
+        "optimizer": _plain(about.optimizer), "schedule": _plain(about.schedule),
+        "rate": optim.rate(about.optimizer),
+    }  # fmt: skip
+
+
+def _plain(spec: Any) -> Any:
+    if callable(spec):
+        return {"function": getattr(spec, "__qualname__", type(spec).__name__)}
+    return dict(spec) if isinstance(spec, Mapping) else spec
