@@ -38,13 +38,17 @@ def under(found: Source, options: Mapping[str, Any]) -> Source:
 
     def make(seed: int) -> Task:
         made = found.make(seed)
-        if not isinstance(made, Task) or made.select is None or made.judge is None:
+        if _lacking(made):
             return made  # and the Source says what is wrong with it
         if share:
             made = (holdout.judged_aside if judge_on == ASIDE else holdout.without)(made, share)
         return replace(made, judge=made.select) if judge_on == SELECT else made
 
     return replace(found, make=make)
+
+
+def _lacking(made: object) -> bool:
+    return not isinstance(made, Task) or made.select is None or made.judge is None
 
 
 def set_aside(name: str, file: str | None, share: float) -> dict[str, Any]:

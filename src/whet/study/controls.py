@@ -1,4 +1,4 @@
-"""The baseline trained as long as a dearer method takes: what more training gives is no merit of it.
+"""The baseline trained as long as a dearer method takes: more training is no merit of a method.
 
 A method whose update costs c times the baseline's is compared with the baseline at equal updates,
 and then with `baseline@xT`, trained T times as long with its schedule stretched, where T is c
@@ -43,7 +43,7 @@ class Controlled:
 
 
 def costs(rows: Mapping[str, Row], arms: Iterable[Arm]) -> dict[str, float]:
-    """The training time of each arm in multiples of its reference's, of its own stage where `after`.
+    """The training time of each arm, or of its stage after, in multiples of its reference's.
 
     Args:
         rows: the rehearsed row of each arm.

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import arms, budget, confirm, controls, design, identity, trie, tuning
+from whet.study import arms, budget, controls, design, identity, trie
 from whet.study.budget import Choice
 from whet.study.design import Design
 from whet.study.execute import cores
 from whet.study.plan import BASELINE, Arm, Node
+from whet.study.precautions import Precautions
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
-from whet.study.store import Store
-from whet.study.tuning import Tuning
 
 AFTER = 0.25  # of a training: how long the stage is that `after` adds
 EVALUATIONS = 8  # in the course of a run and at its end
@@ -132,40 +131,15 @@ class Planner:
         self.task: dict[str, Any] = describe(request.task, file, request.device)
         self.device = self.task.pop("device")
         self.jobs = request.jobs or _jobs(self.device, request.threads)
-        tuning.check(request.tune_baseline, self.task.get("stage") or {})
-        self.told: dict[str, Any] = {}  # to every run beside what it always is
-        self.tuning: Tuning | None = None
-        self.controls: list[controls.Control] = []
-        self.aside = self._set_aside(file)
+        self.care = Precautions(
+            self.task, request.task, file, request.hold_out, request.tune_baseline
+        )
         self.open = request.methods is None and self.task["methods"] is None
         self.left_out: dict[str, str] = {}
         singles = self._singles()
         written = [arm.name for arm in singles if "during=" in arm.name]
         self.found, misplaced = design.placed(singles, parts, self.cards, written)
         self.left_out |= misplaced
-
-    def _set_aside(self, file: str | None) -> dict[str, Any] | None:
-        """What is known of the rows that no run of the study sees."""
-        if not self.request.hold_out:
-            return None
-        from whet.study.conditions import set_aside
-
-        found = set_aside(self.request.task, file, self.request.hold_out)
-        self.task["updates"] = found.pop("updates")
-        self.told["hold_out"] = self.request.hold_out
-        return found
-
-    def _tune(self, train: Run, say: Callable[[str], None]) -> None:
-        """Give every run the rate that suits the baseline best."""
-        if self.request.tune_baseline is None:
-            return
-        say(f"tuning: the baseline at {self.request.tune_baseline} learning rates")
-        store = Store(self.request.folder / tuning.FOLDER)
-        self.tuning = tuning.tune(self.task, self.request.tune_baseline, self.nodes, store, train)
-        for line in tuning.lines(self.tuning):
-            say(line)
-        if self.tuning.rate != self.tuning.own:  # else they are the runs of a study without
-            self.told["lr"] = self.tuning.rate
 
     def _singles(self) -> list[Arm]:
         """One arm for each method that was asked for, once it has accepted its settings."""
@@ -196,7 +170,7 @@ class Planner:
         """
         began, request, found = time.monotonic(), self.request, self.found
         if not request.fast:
-            self._tune(tune or train, say)
+            self.care.tune(self.task, request.folder, self.nodes, tune or train, say)
         rehearsal: Rehearsal | None = None
         measured = request.budget or request.equal_time
         if request.fast or measured or request.design != "add-one" or self.open:
@@ -210,7 +184,7 @@ class Planner:
         if rehearsal is not None and (request.fast or measured):
             rehearsal = rehearsal.joined(self.rehearse(made.arms[1:], train))
         if rehearsal is not None and request.equal_time:
-            made = self._controlled(made, rehearsal, earlier)
+            made = self.care.control(made, rehearsal, earlier)
         choice = self.choice(made, rehearsal, earlier, time.monotonic() - began)
         if choice is not None:
             self.left_out |= {arm.name: "the budget leaves no time for it" for arm in made.arms
@@ -227,16 +201,6 @@ class Planner:
             return self.nodes(these, [0], {"rehearse": count})
 
         return rehearse([Arm(BASELINE), *those], nodes, self.request.folder, train)
-
-    def _controlled(
-        self, made: Design, rehearsal: Rehearsal, earlier: Mapping[str, Any] | None
-    ) -> Design:
-        """The arms with the baselines that train as long as the dearer ones."""
-        measured = controls.costs(rehearsal.rows, made.arms)
-        fixed = (earlier or {}).get("equal_time") or ()
-        self.controls = controls.planned(made.arms, measured, fixed)
-        said = [*made.notes, *controls.notes(self.controls)]
-        return replace(made, arms=controls.stretched(made.arms, self.controls), notes=said)
 
     def choice(
         self, made: Design, rehearsal: Rehearsal | None, earlier: Mapping[str, Any] | None,
@@ -260,7 +224,12 @@ class Planner:
         self, those: Sequence[Arm], seeds: Sequence[int], options: Mapping[str, Any]
     ) -> list[Node]:
         """Arms times seeds, with the trunks that arms share; a rehearsal has none."""
-        every = {"threads": self.request.threads, "device": self.device, **self.told, **options}
+        every = {
+            "threads": self.request.threads,
+            "device": self.device,
+            **self.care.told,
+            **options,
+        }
         every["data"] = self.task.get("data")
         file = None if self.request.file is None else str(self.request.file.resolve())
         code = functools.cache(self._code)
@@ -302,16 +271,9 @@ class Planner:
             "threads": self.request.threads, "jobs": self.jobs, "command": self.request.command,
             "date": datetime.date.today().isoformat(), "versions": identity.versions(),
             "asked": self.request.asks(), "left_out": self.left_out,
-            "notes": [*made.notes, *self._said()], "hold_out": self.aside,
-            "tuning": None if self.tuning is None else asdict(self.tuning),
-            "equal_time": [asdict(each) for each in self.controls],
+            "notes": [*made.notes, *self.care.notes()], **self.care.kept(),
             "nodes": [node.to_json() for node in nodes],
         }, nodes  # fmt: skip
-
-    def _said(self) -> list[str]:
-        rate = (self.task.get("stage") or {}).get("rate")
-        aside = [] if self.aside is None else [confirm.told_aside(self.aside)]
-        return [*aside, tuning.note(self.tuning, rate)]
 
 
 def _jobs(device: str, threads: int) -> int:

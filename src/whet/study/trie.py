@@ -89,7 +89,8 @@ def grown(
     """
     # a stretched schedule is another one from the first update on
     alike = [arm for arm in arms if share and (arm.times == 1.0 or arm.after is not None)]
-    shared = {arm.name: [] for arm in arms} | paths(alike, ahead)
+    shared: dict[str, list[Trunk]] = {arm.name: [] for arm in arms}
+    shared |= paths(alike, ahead)
     ordered = sorted(arms, key=lambda arm: arm.name != BASELINE)
     found: dict[str, Node] = {}
     for seed in seeds:

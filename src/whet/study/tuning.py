@@ -94,7 +94,8 @@ def search(
         count: rates to begin with.
         higher: whether more is better.
         measure: from rates to the values of each by seed.
-        metric, seeds: for the record.
+        metric: its name, for the record.
+        seeds: likewise.
 
     Raises:
         InputError: no rate came to a result under every seed.
