@@ -134,7 +134,8 @@ def _rehearse(
 def _confirm(planner: Planner, store: Store, train: Run, say: Callable[[str], None]) -> None:
     """Find again what helped, or what is picked."""
     found = conclude(store)
-    only = found.pick().arm if planner.request.pick else None
+    picked = found.pick().arm if planner.request.pick else BASELINE
+    only = None if picked == BASELINE else picked
     for line in confirm.conduct(
         planner, found.study, [*found.comparisons, *found.leaving], store.folder, train, only
     ):

@@ -114,7 +114,7 @@ def chosen(
     there = [each for each in comparisons if each.arm in plain and each.gain is not None]
     helped = [each.arm for each in there if each.verdict == HELPS]
     if only is not None:
-        return ([only] if only != BASELINE else []), only in helped
+        return [only], only in helped
     if helped:
         return helped, True
     best = max(there, key=lambda each: each.gain or 0.0, default=None)
@@ -178,7 +178,7 @@ def conduct(
     """
     names, helped = chosen(study, comparisons, only)
     if not names:
-        return ["There is nothing to confirm: no arm came to a gain, or the baseline was picked."]
+        return ["There is nothing to confirm: no arm came to a gain."]
     count = planner.request.confirm or max(FEWEST, len(study["seeds"]))
     made = plan(planner, study, names, helped, count)
     store = Store(folder / FOLDER)

@@ -14,6 +14,7 @@ file says so.
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from whet.study.plan import BASELINE, Row
 from whet.study.statistics import HELPS, Comparison
 
 FILE = "recipe.py"
+NOTHING = "Nothing was shown to help. This is the baseline."
 FINE = 0.1  # of the rate: what a stage that follows begins from, as in the study
 
 
@@ -95,10 +97,9 @@ def choose(
     second = (
         "No arm came to enough results for a verdict."
         if best_low is None
-        else f"The best lower end of an interval is that of {best_low.arm}: "
-        + _found(best_low, metric)
+        else f"The interval whose lower end is highest is that of {_found(best_low, metric)}"
     )
-    return BASELINE, ["Nothing was shown to help; this is the baseline.", second]
+    return BASELINE, [NOTHING, second]
 
 
 def assured(found: Comparison) -> float:
@@ -230,5 +231,14 @@ def _later(
 
 
 def _call(name: str, given: Mapping[str, Any], indent: str = "") -> str:
-    inner = "".join(f"{indent}    {key}={value!r},\n" for key, value in given.items())
+    inner = "".join(f"{indent}    {key}={_python(value)},\n" for key, value in given.items())
     return f"{name}(\n{inner}{indent})"
+
+
+def _python(value: Any) -> str:
+    """A plain value as code, in the quotes that formatters write."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_python(k)}: {_python(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_python, value)) + "]"
+    return json.dumps(value) if isinstance(value, str) else repr(value)

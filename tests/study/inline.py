@@ -1,0 +1,25 @@
+"""Studies of the toy task in this process, whose runs are a function given here."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from whet.study.conduct import Evidence, conduct
+from whet.study.plan import Node, Row
+from whet.study.prepare import Request
+
+Train = Callable[[Node, Path], Row]
+
+
+def study(patch: pytest.MonkeyPatch, train: Train, **asked: Any) -> tuple[Evidence, str]:
+    """What the study came to, and what it said; the fixture `faked` must be in use."""
+    patch.setattr(sys.modules["whet.study.node"], "train", train)
+    said = io.StringIO()
+    found = conduct(Request("toy", code="here", **asked), Console(file=said, width=200))
+    assert isinstance(found, Evidence)
+    return found, said.getvalue()
