@@ -57,7 +57,9 @@ class TestPlan:
     def test_rounded_so_that_arms_share(self, cost: float, times: float | None) -> None:
         found = controls.planned([SAM], {"sam": cost})
         assert [each.times for each in found] == ([] if times is None else [times])
-        assert [each.control for each in found] == ([] if times is None else [f"baseline@x{times:g}"])
+        assert [each.control for each in found] == (
+            [] if times is None else [f"baseline@x{times:g}"]
+        )
 
     def test_controls_stand_behind_the_first_that_needs_them(self) -> None:
         found = controls.planned([SAM, EMA, DROP, *AFTER],
@@ -91,7 +93,11 @@ class TestPlan:
     ("updates", "time", "said"),
     [
         (HELPS, HELPS, "helps, also against training twice as long"),
-        (HELPS, "no effect found", "helps only per update: not shown against training twice as long"),
+        (
+            HELPS,
+            "no effect found",
+            "helps only per update: not shown against training twice as long",
+        ),
         (HELPS, HURTS, "helps only per update: training twice as long without it is better"),
         (HELPS, TOO_FEW, "helps; too few seeds to say whether also against training twice as long"),
         ("no effect found", HURTS, "no effect found; training twice as long without it is better"),

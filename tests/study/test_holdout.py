@@ -189,7 +189,7 @@ def test_identities_recognise_what_the_seed_encodes(part: Any) -> None:
 
 def test_augmented_rows_are_not_judged() -> None:
     def parts(seed: int) -> Task:
-        train, *others = split(seed)
+        train, *_ = split(seed)
         made = known(seed, Rows)
         return replace(made, train=Rows(train, noise=0.1))
 
