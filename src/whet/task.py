@@ -30,6 +30,9 @@ class Task:
         collate: from a list of a Dataset's samples to a batch.
         classes: names of the classes in the order of their numbers, for reports.
         name: shown in reports.
+        identities: by part, what each row is recognised by wherever a split puts it: numbers,
+            texts, or columns of them. For `--hold-out`, where inputs are encoded differently for
+            every seed or read by a Dataset; rows that belong together (a patient's) share one.
     """
 
     model: nn.Module
@@ -42,6 +45,7 @@ class Task:
     collate: Callable[[list[Any]], Any] | None = None
     classes: Sequence[str] | None = None
     name: str = "task"
+    identities: Mapping[str, Any] | None = None
 
     def part(self, name: str) -> Any:
         """The data of a part: `train`, `select` or `judge`.

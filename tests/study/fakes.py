@@ -28,6 +28,8 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "device": "cpu", "name": name, "title": f"The {name} task", "metric": "accuracy",
         "higher_is_better": True,
         "metrics": METRICS, "seeds": 3, "methods": ["good", "noise"], "updates": 40,
+        "stage": {"batch_size": 16, "accumulate": 1, "rate": 0.001, "schedule": "cosine",
+                  "optimizer": {"name": "adamw", "lr": 0.001}},
         "settings": {"tuned": {"weight": 3}}, "left_out": {"bad": "known to be <bad>"},
     }  # fmt: skip
 

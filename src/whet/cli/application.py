@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a user's mistake is one message on stderr and exit code 2."""
     try:
+        sys.argv[1:] = _completed(sys.argv[1:])
         app()
     except WhetError as error:
         from whet.study.wording import plain
@@ -34,6 +36,21 @@ def main() -> None:
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+ALONE = {"--confirm": "0", "--tune-baseline": "5"}  # what an option means without its number
+
+
+def _completed(words: list[str]) -> list[str]:
+    """With the numbers that options stand for alone, as typer knows no optional values.
+
+    >>> _completed(["study", "digits", "--confirm", "--tune-baseline", "7"])
+    ['study', 'digits', '--confirm=0', '--tune-baseline', '7']
+    """
+    return [
+        f"{word}={ALONE[word]}" if word in ALONE and not after.isdecimal() else word
+        for word, after in pairwise([*words, ""])
+    ]
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whet.cli.application import console
+
+if TYPE_CHECKING:
+    from whet.study.conduct import Evidence
 
 
 def study(
@@ -84,6 +87,48 @@ def study(
     device: Annotated[
         str, typer.Option(help="auto, cpu or cuda; another kind is another study.")
     ] = "auto",
+    equal_time: Annotated[
+        bool,
+        typer.Option(
+            "--equal-time",
+            help="Methods that take longer for an update are held against the baseline trained as "
+            "long, too: what more training gives is no merit of theirs.",
+        ),
+    ] = False,
+    tune_baseline: Annotated[
+        int | None,
+        typer.Option(
+            metavar="[N]",
+            help="First try N learning rates (5) with the baseline alone, on seeds of their own, "
+            "by the select part; every arm has the best one. Else a method may only make up for a "
+            "bad rate.",
+        ),
+    ] = None,
+    hold_out: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the rows that no run of the study sees, for --confirm. Default: 0.2 "
+            "where the study begins with --confirm, else none.",
+        ),
+    ] = None,
+    confirm: Annotated[
+        int | None,
+        typer.Option(
+            metavar="[SEEDS]",
+            help="Then train what helped once more on fresh seeds, judge it on the rows held out, "
+            "and show the gain beside the predicted one. Alone, on a study that is there: for "
+            "that study.",
+        ),
+    ] = None,
+    pick: Annotated[
+        bool,
+        typer.Option(
+            "--pick",
+            help="Write recipe.py: what was shown to help, the most for its time. Alone, on a "
+            "study that is there: for that study.",
+        ),
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the results in the folder and begin anew.")
     ] = False,
@@ -104,9 +149,10 @@ def study(
       whet study my/task.py --methods fgm,r_drop --when start,whole,end
       whet study my/task.py --methods ema,fgm,sam,r_drop --design screening
       whet study my/task.py --methods "ema:decay=0.9|0.99" --data 0.1,1
+      whet study my/task.py --tune-baseline --equal-time --confirm --pick
     """
     from whet import places
-    from whet.study import display
+    from whet.study import control_tables, display
     from whet.study.conduct import conduct
     from whet.study.prepare import Request
     from whet.study.rehearsal import Rehearsal
@@ -115,7 +161,8 @@ def study(
     file = places.file_of(task)
     request = Request(
         task if file is None else places.name_of(file), file, methods, seeds, when, design,
-        budget, fast, out, jobs, threads, device, fresh, data=data,
+        budget, fast, out, jobs, threads, device, fresh, data=data, equal_time=equal_time,
+        tune_baseline=tune_baseline, hold_out=hold_out, confirm=confirm, pick=pick,
     )  # fmt: skip
     found = conduct(request, screen)
     if isinstance(found, Rehearsal):
@@ -127,11 +174,20 @@ def study(
             screen.print(display.table(comparisons, metric, against))
     for family in found.further:
         screen.print(display.table(family.comparisons, metric, title=family.title))
+    for table in control_tables.shown(found.controlled, found.confirmation, metric):
+        screen.print(table)
+    if pick:
+        _show(found)
     failed = sum(row["status"] == "failed" for row in found.rows)
     if failed:
         typer.echo(f"{failed} run(s) failed: see the report; the same command tries them again")
     typer.echo(f"report: {found.report}")
     raise typer.Exit(1 if failed else 0)
+
+
+def _show(found: Evidence) -> None:
+    picked = found.pick()
+    typer.echo("\n".join([f"recipe: {picked.arm}", *picked.evidence, f"written: {picked.path}"]))
 
 
 def report(

@@ -34,6 +34,20 @@ class Split:
     judge: Array
     notes: tuple[str, ...] = ()
 
+    def of(self, values: Any) -> dict[str, Any]:
+        """Values of all rows, or columns of them, by part: for `Task(identities=...)`.
+
+        >>> split(3, seed=0, shares=(0.34, 0.33, 0.33)).of(["a", "a", "a"])
+        {'train': ['a'], 'select': ['a'], 'judge': ['a']}
+        """
+        rows = {name: getattr(self, name) for name in PARTS}
+        if isinstance(values, Mapping):
+            return {
+                name: {key: [column[row] for row in chosen] for key, column in values.items()}
+                for name, chosen in rows.items()
+            }
+        return {name: [values[row] for row in chosen] for name, chosen in rows.items()}
+
 
 def split(
     rows: Any, seed: int, *, groups: Any = None, stratify: Any = None,

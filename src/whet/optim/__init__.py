@@ -1,6 +1,6 @@
 """Optimizers, their parameter groups, and schedules: thin over torch.optim."""
 
-from whet.optim.factory import optimizer, schedule
+from whet.optim.factory import optimizer, rate, schedule, with_rate
 from whet.optim.groups import check_holds, decay_groups, load_state
 from whet.optim.rates import borrowed_rates, move_to, rates_of, set_rates
 from whet.optim.scaling import backward, enabled, step, unscale
@@ -14,9 +14,11 @@ __all__ = [
     "load_state",
     "move_to",
     "optimizer",
+    "rate",
     "rates_of",
     "schedule",
     "set_rates",
     "step",
     "unscale",
+    "with_rate",
 ]

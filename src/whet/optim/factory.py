@@ -58,7 +58,7 @@ def optimizer(spec: Spec, parameters: Iterable[nn.Parameter]) -> torch.optim.Opt
     name, given = _split(spec, "adamw")
     if name not in _OPTIMIZERS:
         raise UnknownName("optimizer", name, _OPTIMIZERS)
-    values = {"lr": 0.1 if name == "sgd" else 1e-3, "weight_decay": 0.01, **given}
+    values = {"lr": _usual_rate(name), "weight_decay": 0.01, **given}
     if name in ("sgd", "adam", "adagrad", "rmsprop") and "weight_decay" not in given:
         values["weight_decay"] = 0.0
     groups = decay_groups(wanted, values["weight_decay"])
@@ -66,6 +66,37 @@ def optimizer(spec: Spec, parameters: Iterable[nn.Parameter]) -> torch.optim.Opt
         return _OPTIMIZERS[name](groups, **values)
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
+
+
+def _usual_rate(name: str) -> float:
+    return 0.1 if name == "sgd" else 1e-3
+
+
+def rate(spec: Spec) -> float | None:
+    """The learning rate that a spec names or means; None for a function, which alone knows.
+
+    >>> rate("sgd"), rate({"name": "adamw", "lr": 0.003})
+    (0.1, 0.003)
+    """
+    if callable(spec):
+        return None
+    name, given = _split(spec, "adamw")
+    return float(given.get("lr", _usual_rate(name)))
+
+
+def with_rate(spec: Spec, lr: float) -> dict[str, Any]:
+    """The same optimizer at another learning rate.
+
+    Raises:
+        InputError: it is a function.
+    """
+    if callable(spec):
+        raise InputError(
+            f"the optimizer is the function {getattr(spec, '__name__', spec)}, whose learning rate "
+            'only it knows. Name it, as {"name": "adamw", "lr": 0.003}.'
+        )
+    name, given = _split(spec, "adamw")
+    return {"name": name, **given, "lr": lr}
 
 
 def _cosine(progress: float, floor: float) -> float:

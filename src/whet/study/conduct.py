@@ -6,7 +6,7 @@ import functools
 import html
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,29 @@ from rich.console import Console
 
 from whet.errors import InputError
 from whet.study import (
+    confirm,
+    controls,
     display,
     families,
     figures,
     files,
     fractions,
+    pick,
     redact,
     report,
     statistics,
     trie,
     wording,
-)  # fmt: skip
+)
+from whet.study.confirm import Confirmation
+from whet.study.controls import Controlled
 from whet.study.execute import TRAIN, Watch, execute, execute_here
 from whet.study.families import Family
 from whet.study.fractions import AtFraction
+from whet.study.pick import Pick
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.prepare import Planner, Prepared, Request
-from whet.study.rehearsal import Rehearsal
+from whet.study.rehearsal import Rehearsal, Run
 from whet.study.statistics import Comparison
 from whet.study.store import Store
 
@@ -49,6 +55,8 @@ class Evidence:
         leaving: arms that lack one method of `all`, against it.
         report: the report's file.
         further: what else the design asks: main effects, interactions, rungs, other controls.
+        controlled: arms against the baseline trained as long, too; where that was asked for.
+        confirmation: gains that were found again, or not, where that was asked for.
     """
 
     study: dict[str, Any]
@@ -57,12 +65,23 @@ class Evidence:
     leaving: list[Comparison]
     report: Path
     further: list[Family] = field(default_factory=list)
+    controlled: list[Controlled] = field(default_factory=list)
+    confirmation: Confirmation | None = None
 
     @property
     def by_data(self) -> list[AtFraction]:
         """What each arm gains on each fraction of the data, for tables and plots."""
         gained = (family.comparisons for family in self.further if family.key != "data")
         return fractions.by_data([*self.comparisons, *itertools.chain.from_iterable(gained)])
+
+    def pick(self) -> Pick:
+        """The recipe that this speaks for, written to `recipe.py` beside the report.
+
+        Raises:
+            InputError: the task's optimizer or schedule is a function.
+        """
+        given = (self.study, self.rows, [*self.comparisons, *self.leaving], self.controlled)
+        return pick.pick(*given, self.report.parent)
 
     def _repr_html_(self) -> str:
         """The report, for a notebook: in a frame of its own that runs nothing."""
@@ -74,8 +93,9 @@ class Evidence:
 def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence | Rehearsal:
     """Run what is not there yet, then write results, verdicts and report."""
     _check_alone()
-    planner = Planner(request)
     store = Store(request.folder)
+    request = confirm.settled(request, None if request.fresh else store.study())
+    planner = Planner(request)
     with store.locked() as dead:
         store.claim(request.task)
         if request.fresh:
@@ -85,12 +105,15 @@ def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence 
             _say(console, f"note: {note}")
         say = functools.partial(_say, console)
         rehearse = functools.partial(_rehearse, request=request, console=console, train=train)
+        beside = functools.partial(rehearse, jobs=planner.jobs)
         try:
-            ready = planner.prepare(rehearse, store.study(), say)
+            ready = planner.prepare(rehearse, store.study(), say, beside)
             if request.fast and ready.rehearsal is not None:
                 return ready.rehearsal
             store.write_study(ready.study)
             _run(ready, store, console, request, train)
+            if request.confirm is not None:
+                _confirm(planner, store, beside, say)
         except KeyboardInterrupt:
             _say(console, f"Stopped. {_kept(store)}")
             _say(console, f"Continue with: {replace(request, fresh=False).command}")
@@ -114,10 +137,22 @@ def _kept(store: Store) -> str:
 
 
 def _rehearse(
-    nodes: Sequence[Node], store: Store, *, request: Request, console: Console, train: str
-) -> None:
+    nodes: Sequence[Node], store: Store, *, request: Request, console: Console, train: str,
+    jobs: int = 1,
+) -> None:  # fmt: skip
     with display.progress(console, len(nodes), "") as watch:
-        _execute(nodes, store, watch, request, request.jobs or 1, train)
+        _execute(nodes, store, watch, request, request.jobs or jobs, train)
+
+
+def _confirm(planner: Planner, store: Store, train: Run, say: Callable[[str], None]) -> None:
+    """Find again what helped, or what is picked."""
+    found = conclude(store)
+    picked = found.pick().arm if planner.request.pick else BASELINE
+    only = None if picked == BASELINE else picked
+    for line in confirm.conduct(
+        planner, found.study, [*found.comparisons, *found.leaving], store.folder, train, only
+    ):
+        say(line)
 
 
 def _execute(
@@ -181,7 +216,9 @@ def compare(study: dict[str, Any], rows: Sequence[Row]) -> dict[str, list[Compar
     """Arms against what they are held against, by its name; each is a family for Holm's levels."""
     metric, higher = study["task"]["metric"], study["task"]["higher_is_better"]
     reference = {arm["name"]: arm.get("reference", BASELINE) for arm in study["arms"]}
-    elsewhere = families.apart(study)
+    # a longer baseline is no method, and costs the methods no level
+    longer = {arm["name"] for arm in study["arms"] if controls.is_control(arm)}
+    elsewhere = families.apart(study) | longer
     held_against: dict[str, list[Row]] = {}
     for row in rows:
         if row["arm"] not in elsewhere:
@@ -201,6 +238,9 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
     nodes = trie.judged(map(Node.from_json, study["nodes"]))
     rows = store.rebuild(nodes) if rebuild else store.rows(nodes)
     comparisons, leaving, further = families.divided(study, rows, compare(study, rows), CONFIDENCE)
+    every = [*comparisons, *leaving]
+    controlled = controls.compare(study, rows, every, CONFIDENCE)
+    again = confirm.found(store.folder, study, every, CONFIDENCE)
     rule = statistics.rule(CONFIDENCE)
     verdicts = {
         "metric": study["task"]["metric"],
@@ -211,13 +251,16 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
         "comparisons": [asdict(each) for each in comparisons],
         "leaving": [asdict(each) for each in leaving],
         "further": [asdict(each) for each in further],
+        "equal_time": [asdict(each) for each in controlled],
+        "confirmation": None if again is None else asdict(again),
+        "tuning": study.get("tuning"),
     }
     files.write(store.folder / "verdicts.json", files.to_json(redact.values(verdicts), 2))
     files.write(store.report, report.build(study, rows, comparisons, rule, leaving, further))
     if any(each.gain is not None for each in comparisons):
         picture = figures.picture(comparisons, study["task"]["metric"])
         files.write(store.folder / "gains.svg", picture)
-    return Evidence(study, rows, comparisons, leaving, store.report, further)
+    return Evidence(study, rows, comparisons, leaving, store.report, further, controlled, again)
 
 
 def again(folder: Path) -> Evidence:

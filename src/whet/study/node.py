@@ -24,7 +24,7 @@ from whet.predict import Predictor
 from whet.riding import Rider
 from whet.run import Run
 from whet.sources import Source
-from whet.study import riders
+from whet.study import conditions, riders
 from whet.study.clock import Clock, joined, weighted
 from whet.study.memory import Peak
 from whet.study.plan import Node, Row, Settings
@@ -50,7 +50,7 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "methods": None if about.methods is None else list(about.methods),
         "left_out": dict(about.left_out), "data": sources.fingerprint(task),
         "settings": {name: dict(given) for name, given in about.settings.items()},
-        "uncut": subset.refusal(task),
+        "uncut": subset.refusal(task), "stage": conditions.plain_stage(about),
     }  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def train(node: Node, folder: Path) -> Row:
 
 def _train(node: Node, folder: Path) -> dict[str, Any]:
     """The whole of a training, or what is left of it behind a trunk; or a trunk, unjudged."""
-    source = sources.load(node.task, node.file)
+    source = conditions.source(node)
     device = str(node.options.get("device", "cpu"))
     peak, clock = Peak(torch.device(device)), Clock()
     given, run = _composed(source, node, folder, device, riders.made(node, companions))
@@ -120,7 +120,7 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
 
     The stage is as long as in earnest, for methods that count in fractions of it.
     """
-    source, count = sources.load(node.task, node.file), int(node.options["rehearse"])
+    source, count = conditions.source(node), int(node.options["rehearse"])
     device = str(node.options.get("device", "cpu"))
     _composed(source, node, None, device)  # what only shows in the composition of all parts
     parts = []
@@ -195,11 +195,8 @@ def _classes(task: Task, count: int) -> list[str]:
 def _composed(
     source: Source, node: Node, folder: Path | None, device: str, beside: Sequence[Rider] = ()
 ) -> tuple[list[Settings], Run]:
-    fraction = node.options.get("data_fraction")
-    cut = replace(source, make=lambda seed: subset.of(source.make(seed), fraction, seed))
     return composition.compose(
-        source if fraction is None else cut, node.methods, node.seed,
-        updates=node.options.get("updates"), after=node.after,
+        source, node.methods, node.seed, updates=node.options.get("updates"), after=node.after,
         share=float(node.options.get("after", 0.0)), folder=folder, device=device, keep=1,
         log=None, callbacks=beside,
     )  # fmt: skip

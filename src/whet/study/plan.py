@@ -31,6 +31,7 @@ class Arm:
         placement: the part of training that its methods take.
         after: methods of a fine-tuning stage that follows; with none it is their control.
         data: the fraction of the training part that it sees.
+        times: how much longer its training is, or that stage of fine-tuning where it has one.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Arm:
     placement: str = "whole"
     after: tuple[Settings, ...] | None = None
     data: float = 1.0
+    times: float = 1.0
 
 
 @dataclass(frozen=True)

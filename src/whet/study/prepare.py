@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import arms, budget, design, fractions, identity, screening, trie
+from whet.study import arms, budget, controls, design, fractions, identity, screening, trie
 from whet.study.budget import Choice
 from whet.study.composing import Design
 from whet.study.execute import cores
 from whet.study.plan import BASELINE, Arm, Node
+from whet.study.precautions import Precautions
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
 
 AFTER = 0.25  # of a training: how long the stage is that `after` adds
@@ -44,6 +45,11 @@ class Request:
         fresh: forget what is in the folder.
         code: identity of a task that is no file, when only this process knows it.
         data: fractions of the training part, `0.01,0.1,1`; None for all of it.
+        equal_time: hold dearer methods against the baseline trained as long, too.
+        tune_baseline: learning rates to try for the baseline first.
+        hold_out: share of the rows that is set aside for `confirm`.
+        confirm: seeds of a confirmation; 0 for as many as the study has.
+        pick: write a recipe.
     """
 
     task: str
@@ -61,6 +67,11 @@ class Request:
     fresh: bool = False
     code: str | None = None
     data: str | None = None
+    equal_time: bool = False
+    tune_baseline: int | None = None
+    hold_out: float | None = None
+    confirm: int | None = None
+    pick: bool = False
 
     @property
     def folder(self) -> Path:
@@ -73,18 +84,21 @@ class Request:
         words = ["whet", "study", str(self.file or self.task)]
         given = {
             "methods": self.methods, "seeds": self.seeds, "budget": self.budget, "out": self.out,
-            "jobs": self.jobs, "data": self.data,
+            "jobs": self.jobs, "data": self.data, "tune-baseline": self.tune_baseline,
+            "hold-out": self.hold_out, "confirm": self.confirm,
         }  # fmt: skip
         usual = {"when": "whole", "design": "add-one", "threads": 1, "device": "auto"}
         given |= {n: None if getattr(self, n) == v else getattr(self, n) for n, v in usual.items()}
         for name, value in given.items():
             words += [] if value is None else [f"--{name}", str(value)]
-        return shlex.join(words + (["--fast"] if self.fast else []))
+        flags = ("fast", "equal_time", "pick")
+        return shlex.join(words + [f"--{f.replace('_', '-')}" for f in flags if getattr(self, f)])
 
     def asks(self) -> dict[str, Any]:
         """What decides the plan, in plain values."""
         names = ("task", "methods", "seeds", "when", "design", "budget", "data")
-        return {name: getattr(self, name) for name in names}
+        said = {name: getattr(self, name) for name in ("equal_time", "tune_baseline", "hold_out")}
+        return {name: getattr(self, name) for name in names} | {n: v for n, v in said.items() if v}
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,9 @@ class Planner:
         if uncut and self.fractions != [1.0]:
             raise InputError(uncut)
         self.jobs = request.jobs or _jobs(self.device, request.threads)
+        self.care = Precautions(
+            self.task, request.task, file, request.hold_out, request.tune_baseline
+        )
         self.open = request.methods is None and self.task["methods"] is None
         self.left_out: dict[str, str] = {}
         singles = self._singles()
@@ -149,7 +166,7 @@ class Planner:
 
     def prepare(
         self, train: Run, earlier: Mapping[str, Any] | None = None,
-        say: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None, tune: Run | None = None,
     ) -> Prepared:  # fmt: skip
         """The study's manifest and its nodes, after a rehearsal where one is needed.
 
@@ -157,10 +174,14 @@ class Planner:
             train: trains nodes and keeps them in a store, for the rehearsal.
             earlier: the manifest of the study that is continued.
             say: is told what happens.
+            tune: the same as `train` for whole runs, of which several go at a time.
         """
         began, request, found = time.monotonic(), self.request, self.found
+        if not request.fast:
+            self.care.tune(self.task, request.folder, self.nodes, tune or train, say)
         rehearsal: Rehearsal | None = None
-        if request.fast or request.budget or request.design != "add-one" or self.open:
+        measured = request.budget or request.equal_time
+        if request.fast or measured or request.design != "add-one" or self.open:
             say("rehearsal: a few updates of every arm")
             rehearsal = self.rehearse([arm for those in found.values() for arm in those], train)
             unfit = rehearsal.unfit()
@@ -169,8 +190,10 @@ class Planner:
                      for part, those in found.items()}  # fmt: skip
         made = self.designed(found)
         self.left_out |= made.left_out
-        if rehearsal is not None and (request.fast or request.budget):
+        if rehearsal is not None and (request.fast or measured):
             rehearsal = rehearsal.joined(self.rehearse(made.arms[1:], train))
+        if rehearsal is not None and request.equal_time:
+            made = self.care.control(made, rehearsal, earlier)
         choice = self.choice(made, rehearsal, earlier, time.monotonic() - began)
         if choice is not None:
             self.left_out |= {arm.name: "the budget leaves no time for it" for arm in made.arms
@@ -185,7 +208,7 @@ class Planner:
 
     def rehearse(self, those: Sequence[Arm], train: Run) -> Rehearsal:
         """A few updates of the baseline and of these arms."""
-        count = MEASURED if self.request.budget else FEW
+        count = MEASURED if self.request.budget or self.request.equal_time else FEW
 
         def nodes(these: Sequence[Arm]) -> list[Node]:
             return self.nodes(these, [0], {"rehearse": count})
@@ -203,7 +226,8 @@ class Planner:
             kept = [arm for arm in made.arms if arm.name in earlier["budget"]["arms"]]
             given = earlier["budget"]
             return Choice(kept, given["seeds"], given["share"], given["seconds"], given["notes"])
-        costs, whole = rehearsal.costs(), self.request.design in screening.KINDS
+        costs = controls.longer_costs(made.arms, rehearsal.costs(), AFTER)
+        whole = self.request.design in screening.KINDS
         if whole:
             screening.check_runs(self.request.design, rehearsal.unfit())
         return budget.choose(
@@ -216,7 +240,12 @@ class Planner:
         self, those: Sequence[Arm], seeds: Sequence[int], options: Mapping[str, Any]
     ) -> list[Node]:
         """Arms times seeds, with the trunks that arms share; a rehearsal has none."""
-        every = {"threads": self.request.threads, "device": self.device, **options}
+        every = {
+            "threads": self.request.threads,
+            "device": self.device,
+            **self.care.told,
+            **options,
+        }
         every["data"] = self.task.get("data")
         from whet.study.riders import looks_on, takes_along
 
@@ -226,9 +255,12 @@ class Planner:
         def node(arm: Arm, seed: int) -> Node:
             used = (*arm.methods, *(arm.after or ()))
             identity = code(frozenset(str(settings["name"]) for settings in used))
-            told = every if arm.after is None else {**every, "after": AFTER}
+            told = every if arm.after is None else {**every, "after": AFTER * arm.times}
+            updates = every.get("updates") or self.task["updates"]
+            if arm.times != 1.0 and arm.after is None:
+                told = {**told, "updates": round(arm.times * updates)}
             if arm.data != 1.0:  # for as many updates as with all data
-                told = {"updates": self.task["updates"], **told, "data_fraction": arm.data}
+                told = {"updates": updates, **told, "data_fraction": arm.data}
             return Node(self.task["name"], arm.name, arm.methods, seed, told, identity, file,
                         arm.after)  # fmt: skip
 
@@ -261,7 +293,8 @@ class Planner:
             "contrasts": made.contrasts,
             "threads": self.request.threads, "jobs": self.jobs, "command": self.request.command,
             "date": datetime.date.today().isoformat(), "versions": identity.versions(),
-            "asked": self.request.asks(), "notes": made.notes, "left_out": self.left_out,
+            "asked": self.request.asks(), "left_out": self.left_out,
+            "notes": [*made.notes, *self.care.notes()], **self.care.kept(),
             "nodes": [node.to_json() for node in nodes],
         }, nodes  # fmt: skip
 

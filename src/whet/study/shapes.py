@@ -32,6 +32,7 @@ class _Arm(_Shape):
     placement: str = "whole"
     after: list[_Method] | None = None
     data: Real = 1.0
+    times: Real = 1.0
 
 
 class _Node(_Shape):
@@ -66,6 +67,45 @@ class _Budget(_Shape):
     notes: list[str]
 
 
+class _Control(_Shape):
+    arm: str
+    control: str
+    times: Real
+    measured: Real
+
+
+class _Rate(_Shape):
+    rate: Real
+    values: list[Real | None]
+    mean: Real | None = None
+
+
+class _Tuning(_Shape):
+    rate: Real
+    own: Real
+    metric: str
+    seeds: list[Count]
+    table: list[_Rate]
+    at_edge: bool = False
+
+
+class _Aside(_Shape):
+    share: Real
+    rows: Count
+    aside: Count
+
+
+class Confirmation(_Shape):
+    """`confirmation/plan.json`."""
+
+    arms: list[_Arm]
+    seeds: list[Count]
+    nodes: list[_Node]
+    predicted: list[str]
+    aside: _Aside | None = None
+    helped: bool = True
+
+
 class Study(_Shape):
     """`study.json`."""
 
@@ -82,6 +122,9 @@ class Study(_Shape):
     notes: list[str] | None = None
     left_out: dict[str, str] | None = None
     contrasts: dict[str, dict[str, dict[str, Real]]] | None = None
+    equal_time: list[_Control] | None = None
+    tuning: _Tuning | None = None
+    hold_out: _Aside | None = None
 
 
 class _Point(_Shape):

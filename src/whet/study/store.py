@@ -8,6 +8,8 @@ nodes/NODE/failed.json     the last attempt failed; the same command tries again
 nodes/NODE/log.txt         what the node printed
 results.jsonl         one row a node, appended as they end, rebuilt when a study begins and ends
 results.csv  verdicts.json  report.html  gains.svg
+rehearsal/  tuning/  confirmation/   nodes of their own: what precedes a study, and what follows
+recipe.py             what --pick wrote
 ```
 """
 
@@ -33,7 +35,7 @@ CHECKPOINTS = "checkpoints"  # a run's, in the folder of its node
 RAN = ("status", "updates", "seconds_per_update", "peak_memory")
 BLANK, FORMULA = tuple("\t\r\n"), tuple("=+-@＝＋－＠")
 OURS = ("study.json", "results.jsonl", "results.csv", "verdicts.json", "report.html", "nodes",
-        "rehearsal", "gains.svg")  # fmt: skip
+        "rehearsal", "gains.svg", "tuning", "confirmation", "recipe.py")  # fmt: skip
 
 
 class Store:

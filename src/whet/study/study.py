@@ -37,6 +37,9 @@ class Study:
         jobs: runs at a time.
         threads: torch threads of each run.
         device: `auto`, `cpu` or `cuda`.
+        equal_time: hold methods that cost more against the baseline trained as long, too.
+        tune_baseline: learning rates (5 or more) to try for the baseline first.
+        hold_out: share of the rows that is set aside for `confirm`, from the start.
         console: where progress goes.
 
     Raises:
@@ -61,8 +64,9 @@ class Study:
         methods: str | Sequence[str | Mapping[str, Any]] | None = None, seeds: int | None = None,
         when: str = "whole", design: str = "add-one", budget: str | None = None,
         data: str | Sequence[float] | None = None, out: str | Path | None = None,
-        jobs: int | None = None, threads: int = 1,
-        device: str = "auto", console: Console | None = None,
+        jobs: int | None = None, threads: int = 1, device: str = "auto", equal_time: bool = False,
+        tune_baseline: int | None = None, hold_out: float | None = None,
+        console: Console | None = None,
     ) -> None:  # fmt: skip
         self._console = console
         name, file, code = _named(task)
@@ -70,7 +74,7 @@ class Study:
             name, file, methods if methods is None or isinstance(methods, str)
             else arms.written(methods), seeds, when, design, budget,
             out=None if out is None else Path(out), jobs=jobs, threads=threads, device=device,
-            code=code,
+            code=code, equal_time=equal_time, tune_baseline=tune_baseline, hold_out=hold_out,
             data=data if data is None or isinstance(data, str) else ",".join(map(str, data)),
         )  # fmt: skip
 
@@ -80,6 +84,16 @@ class Study:
         `fresh` forgets the results in the folder.
         """
         found = self._conduct(fresh=fresh)
+        assert isinstance(found, Evidence)
+        return found
+
+    def confirm(self, seeds: int | None = None) -> Evidence:
+        """What helped, once more: fresh seeds, judged on the rows that `hold_out` set aside.
+
+        Args:
+            seeds: how many; None for as many as the study has.
+        """
+        found = self._conduct(confirm=seeds or 0)
         assert isinstance(found, Evidence)
         return found
 

@@ -106,7 +106,7 @@ def hosts(
 def _core(arm: Arm, looks_on: Callable[[Settings], bool]) -> str:
     stages = [arm.methods] if arm.after is None else [arm.methods, arm.after]
     core = [[s for s in stage if not looks_on(s)] for stage in stages]
-    return canonical([core, arm.data])
+    return canonical([core, arm.data, arm.times])
 
 
 def grown(
@@ -126,8 +126,10 @@ def grown(
         share: whether to share anything.
     """
     on = (riding or {}) if share else {}
-    walking = [arm for arm in arms if arm.name not in on]
-    shared = paths(walking, ahead) if share else {arm.name: [] for arm in arms}
+    # a stretched schedule is another one from the first update on
+    walking = [arm for arm in arms if arm.name not in on
+               and share and (arm.times == 1.0 or arm.after is not None)]  # fmt: skip
+    shared: dict[str, list[Trunk]] = {arm.name: [] for arm in arms} | paths(walking, ahead)
     there = {_key(trunk) for trunks in shared.values() for trunk in trunks}
     for arm in (arm for arm in arms if arm.name in on):  # should it have to walk after all
         way = [so_far(arm.methods, cut, ahead) for cut in cuts(walking)]

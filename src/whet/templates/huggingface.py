@@ -116,6 +116,8 @@ def task(seed: int) -> whet.Task:
         judge=part(parts.judge),
         metrics=METRICS,
         classes=names,
+        # What a text is known by for every seed, as its numbers may differ; see --hold-out.
+        identities=parts.of(whole.inputs),
     )
 
 

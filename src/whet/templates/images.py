@@ -81,6 +81,8 @@ def task(seed: int) -> whet.Task:
         judge=part(parts.judge),
         metrics=METRICS,
         classes=names,
+        # What an image is known by for every seed, as its numbers differ; see --hold-out.
+        identities=parts.of(images),
     )
 
 

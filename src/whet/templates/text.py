@@ -82,6 +82,8 @@ def task(seed: int) -> whet.Task:
         judge=part(parts.judge),
         metrics=METRICS,
         classes=names,
+        # What a text is known by for every seed, as its numbers differ; see --hold-out.
+        identities=parts.of(whole.column(GROUP) if GROUP else whole.inputs),
     )
 
 

@@ -85,15 +85,17 @@ def task(seed: int) -> whet.Task:
         judge=loader(judge),
         metrics=METRICS,
         classes=names,
+        # What --hold-out knows a row by: the noise makes it another each time. A group stays whole.
+        identities={"train": groups[train], "select": groups[select], "judge": groups[judge]},
     )
 
 
 def three(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Train, select and judge rows; no group is in two of them."""
     # Train is trained on, select is what stopping and choosing may look at, judge is what the
-    # verdict is about, which nothing that is fitted may see. They vary with the seed, so that a
-    # verdict does not hang on one lucky split. `data.split(labels, seed, groups=groups)` does so
-    # too; its judge= keeps a test set that is given.
+    # verdict is about, which nothing fitted may see. They vary with the seed, so that no verdict
+    # hangs on one lucky split. `data.split(labels, seed, groups=groups)` does so too; its judge=
+    # keeps a test set that is given.
     quarter = GroupShuffleSplit(1, test_size=0.25, random_state=seed)
     rest, judge = next(quarter.split(groups, groups=groups))
     train, select = next(quarter.split(rest, groups=groups[rest]))
