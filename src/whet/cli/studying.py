@@ -70,6 +70,13 @@ def study(
     device: Annotated[
         str, typer.Option(help="auto, cpu or cuda; another kind is another study.")
     ] = "auto",
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="The largest gain that does not matter, in the metric's own units: 0.005 is half "
+            "a point of accuracy. With it an arm can be shown to make no difference."
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the results in the folder and begin anew.")
     ] = False,
@@ -99,7 +106,7 @@ def study(
     file = places.file_of(task)
     request = Request(
         task if file is None else places.name_of(file), file, methods, seeds, when, design,
-        budget, fast, out, jobs, threads, device, fresh,
+        budget, fast, out, jobs, threads, device, fresh, margin=margin,
     )  # fmt: skip
     found = conduct(request, screen)
     if isinstance(found, Rehearsal):

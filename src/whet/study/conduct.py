@@ -16,12 +16,10 @@ from whet.errors import InputError
 from whet.study import display, figures, files, redact, report, statistics, wording
 from whet.study.execute import TRAIN, Watch, execute, execute_here
 from whet.study.plan import BASELINE, Node, Row
-from whet.study.prepare import Planner, Prepared, Request
+from whet.study.prepare import CONFIDENCE, Planner, Prepared, Request
 from whet.study.rehearsal import Rehearsal
 from whet.study.statistics import Comparison
 from whet.study.store import Store
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,12 @@ def compare(
     found = {}
     for name, theirs in families.items():
         held = [row for row in rows if row["arm"] == name and name != BASELINE]
-        found[name] = statistics.paired([*held, *theirs], metric, higher, name, CONFIDENCE)
+        found[name] = statistics.paired(
+            [*held, *theirs], metric, higher, name, CONFIDENCE,
+            placements={arm["name"]: statistics.placement(arm) for arm in study["arms"]},
+            margin=study.get("margin"), sizes=study["task"].get("rows"),
+            passes=study.get("passes"),
+        )  # fmt: skip
     return found.pop(BASELINE, []), [each for those in found.values() for each in those]
 
 
@@ -161,12 +164,14 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
     nodes = [Node.from_json(values) for values in study["nodes"]]
     rows = store.rebuild(nodes) if rebuild else store.rows(nodes)
     comparisons, leaving = compare(study, rows)
-    rule = statistics.rule(CONFIDENCE)
+    rule = statistics.rule(CONFIDENCE, study.get("margin"))
     verdicts = {
         "metric": study["task"]["metric"],
         "higher_is_better": study["task"]["higher_is_better"],
         "part": "judge",
         "confidence": CONFIDENCE,
+        "margin": study.get("margin"),
+        "population": statistics.POPULATION,
         "rule": rule,
         "comparisons": [asdict(each) for each in comparisons],
         "leaving": [asdict(each) for each in leaving],

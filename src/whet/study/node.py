@@ -47,6 +47,7 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "updates": _updates(about, task),
         "methods": None if about.methods is None else list(about.methods),
         "left_out": dict(about.left_out), "data": sources.fingerprint(task),
+        "rows": sources.sizes(task),
         "settings": {name: dict(given) for name, given in about.settings.items()},
     }  # fmt: skip
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import arms, budget, design, identity, plan
+from whet.study import arms, budget, design, identity, plan, statistics
 from whet.study.budget import Choice
 from whet.study.design import Design
 from whet.study.execute import cores
 from whet.study.plan import BASELINE, Arm, Node
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
 
+CONFIDENCE = 0.95
 EVALUATIONS = 8  # in the course of a run and at its end
 Card = Mapping[str, Any]
 
@@ -40,6 +41,7 @@ class Request:
         threads: torch threads of each run.
         device: `auto`, `cpu` or `cuda`.
         fresh: forget what is in the folder.
+        margin: the largest gain that does not matter, in the metric's units.
         code: identity of a task that is no file, when only this process knows it.
     """
 
@@ -57,6 +59,7 @@ class Request:
     device: str = "auto"
     fresh: bool = False
     code: str | None = None
+    margin: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -69,7 +72,7 @@ class Request:
         words = ["whet", "study", str(self.file or self.task)]
         given = {
             "methods": self.methods, "seeds": self.seeds, "budget": self.budget, "out": self.out,
-            "jobs": self.jobs,
+            "jobs": self.jobs, "margin": self.margin,
         }  # fmt: skip
         usual = {"when": "whole", "design": "add-one", "threads": 1, "device": "auto"}
         given |= {n: None if getattr(self, n) == v else getattr(self, n) for n, v in usual.items()}
@@ -111,6 +114,7 @@ class Planner:
                 f"--seeds is {request.seeds}; a study needs at least 1, and 3 for a verdict."
             )
         file = None if request.file is None else str(request.file)
+        statistics.check(CONFIDENCE, request.margin)
         self.request, self.cards = request, catalogue()
         self.task: dict[str, Any] = describe(request.task, file, request.device)
         self.device = self.task.pop("device")
@@ -220,6 +224,7 @@ class Planner:
         short = choice is not None and choice.share < 1.0
         length = round(choice.share * self.task["updates"]) if choice and short else None
         nodes = self.nodes(made.arms, seeds, {} if length is None else {"updates": length})
+        costs = {card["name"]: card["cost"] for card in self.cards}
         kept = None if choice is None else asdict(choice)
         if kept is not None:
             kept["arms"] = [arm["name"] for arm in kept["arms"]]
@@ -229,6 +234,9 @@ class Planner:
             "threads": self.request.threads, "jobs": self.jobs, "command": self.request.command,
             "date": datetime.date.today().isoformat(), "versions": identity.versions(),
             "asked": self.request.asks(), "notes": made.notes, "left_out": self.left_out,
+            "margin": self.request.margin,
+            "passes": {arm.name: ", ".join(f"{each['name']}: {costs[each['name']]}"
+                                           for each in arm.methods) for arm in made.arms},
             "nodes": [node.to_json() for node in nodes],
         }, nodes  # fmt: skip
 

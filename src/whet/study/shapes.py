@@ -29,6 +29,7 @@ class _Arm(_Shape):
     name: str
     methods: list[_Method]
     reference: str = ""
+    placement: str = ""
 
 
 class _Node(_Shape):
@@ -48,6 +49,7 @@ class _Task(_Shape):
     metric: str
     higher_is_better: bool
     left_out: dict[str, str] | None = None
+    rows: dict[str, Count] = {}
 
 
 class _Budget(_Shape):
@@ -73,6 +75,8 @@ class Study(_Shape):
     budget: _Budget | None = None
     notes: list[str] | None = None
     left_out: dict[str, str] | None = None
+    margin: Annotated[Real, Field(gt=0)] | None = None
+    passes: dict[str, str] | None = None
 
 
 class _Point(_Shape):

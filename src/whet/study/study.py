@@ -35,6 +35,8 @@ class Study:
         jobs: runs at a time.
         threads: torch threads of each run.
         device: `auto`, `cpu` or `cuda`.
+        margin: the largest gain that does not matter, in the metric's units; with it an arm may be
+            shown to make no difference.
         console: where progress goes.
 
     Raises:
@@ -59,7 +61,7 @@ class Study:
         methods: str | Sequence[str | Mapping[str, Any]] | None = None, seeds: int | None = None,
         when: str = "whole", design: str = "add-one", budget: str | None = None,
         out: str | Path | None = None, jobs: int | None = None, threads: int = 1,
-        device: str = "auto", console: Console | None = None,
+        device: str = "auto", margin: float | None = None, console: Console | None = None,
     ) -> None:  # fmt: skip
         self._console = console
         name, file, code = _named(task)
@@ -67,7 +69,7 @@ class Study:
             name, file, methods if methods is None or isinstance(methods, str)
             else arms.written(methods), seeds, when, design, budget,
             out=None if out is None else Path(out), jobs=jobs, threads=threads, device=device,
-            code=code,
+            code=code, margin=margin,
         )  # fmt: skip
 
     def run(self, *, fresh: bool = False) -> Evidence:
