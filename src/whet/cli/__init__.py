@@ -1,11 +1,11 @@
 """The command line. Importing it loads typer and nothing heavy; commands import what they need."""
 
-from whet.cli import listing, studying, writing
+from whet.cli import comparing, listing, studying, writing
 from whet.cli.application import app, main
 
 __all__ = ["app", "main"]
 
 for command in (
-    studying.study, studying.report, writing.new, listing.tasks, listing.methods,
+    studying.study, studying.report, comparing.compare, writing.new, listing.tasks, listing.methods,
 ):  # fmt: skip
     app.command()(command)

@@ -16,9 +16,18 @@ from rich.table import Table
 
 from whet.study import wording
 from whet.study.plan import Node, Row
-from whet.study.statistics import HELPS, HURTS, IDENTICAL, POPULATION, Comparison, ranked
+from whet.study.statistics import (
+    EQUIVALENT,
+    HELPS,
+    HURTS,
+    IDENTICAL,
+    POPULATION,
+    Comparison,
+    ranked,
+)
 
 STYLES = {HELPS: "bold blue", HURTS: "bold dark_orange"}
+SHORT = {IDENTICAL: "identical", EQUIVALENT: "no difference"}
 MARKS = {"done": "", "failed": "[red]failed[/]", "diverged": "[dark_orange]diverged[/]"}
 
 
@@ -137,7 +146,7 @@ def table(
     title = f"Gain in {metric.replace('_', ' ')} over {against or 'the baseline'}, paired by seed"
     shown = Table(title=title, title_justify="left", title_style="bold", box=None,
                   caption=_safe_lines(below), caption_justify="left", caption_style="dim",
-                  padding=(0, 2, 0, 0), pad_edge=False)  # fmt: skip
+                  padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
     shown.add_column("arm", overflow="fold", min_width=8)
     for name in ("gain", "95 % interval", "p (Holm)", "detects"):
         shown.add_column(name, justify="right", no_wrap=True)
@@ -145,7 +154,7 @@ def table(
     shown.add_column("time", justify="right", no_wrap=True)
     for each in ranked(comparisons):
         style = STYLES.get(each.verdict, "")
-        short = {IDENTICAL: "identical"} if against is None else wording.LEAVING
+        short = SHORT if against is None else SHORT | wording.LEAVING
         said = short.get(each.verdict, each.verdict)
         verdict = f"[{style}]{said}[/]" if style else said
         verdict += " [dim](screening)[/]" if each.screening and style else ""

@@ -42,7 +42,7 @@ class Costs:
         target: the baseline's median final metric on the select part.
         reached: seeds in which the arm came to it.
         of: seeds with a curve.
-        until: seconds of updates to come there, the median over seeds; None where most do not.
+        until: seconds of updates until half of the seeds were there; None where most never are.
         baseline_until: the same for the baseline.
         memory: peak memory of training, relative to the baseline's.
         passes: what each of its methods' cards says of its passes.
@@ -151,5 +151,5 @@ def _reaching(rows: Iterable[Row], metric: str, sign: int, goal: float | None) -
 
 
 def _median(values: Sequence[float]) -> float | None:
-    middle = statistics.median(values) if values else math.inf
+    middle = statistics.median_low(values) if values else math.inf
     return middle if math.isfinite(middle) else None

@@ -171,7 +171,7 @@ class _Judge:
         if many.any():
             gains = self.gains[many]
             gains = gains[:, ~np.isnan(gains).all(0)]
-            found[many] = flips.max_t(gains, self.groups[many], self.scale[many], self.shared[many])
+            found[many] = flips.max_t(gains, self.scale[many])
         return found
 
     def _detectable(self, i: int, level: float) -> float:

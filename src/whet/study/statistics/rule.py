@@ -15,16 +15,19 @@ NEW = (
 )
 
 
-def rule(confidence: float = 0.95, margin: float | None = None) -> str:
+def rule(
+    confidence: float = 0.95, margin: float | None = None, about: str = f"{POPULATION} {NEW}"
+) -> str:
     """The rule that was stated before any result was seen.
 
     Args:
         confidence: of the intervals.
         margin: the user's, in the metric's own units.
+        about: what seeds stand for.
     """
     alpha = f"{1 - confidence:.2g}"
     return " ".join(
-        (_test(confidence), _family(alpha), _equivalent(margin, alpha), _limits(), POPULATION, NEW)
+        (_test(confidence), _family(alpha), _equivalent(margin, alpha), _limits(), about)
     )
 
 
