@@ -50,6 +50,8 @@ def compare(
       whet compare results.csv --baseline adamw --lower-is-better --margin 0.01
       whet compare whet-studies/digits/results.csv --metric accuracy --json
     """
+    from rich.markup import escape
+
     from whet.study import display, tables, wording
 
     found = tables.compared(file, baseline, higher, metric, margin)
@@ -59,8 +61,6 @@ def compare(
     better = "higher" if found.higher_is_better else "lower"
     said = wording.plain(found.metric.replace("_", " "))
     shown = display.table(found.comparisons, found.metric, about=tables.ABOUT)
-    shown.title = wording.plain(
-        f"Gain in {said} over {baseline}, paired by seed ({better} is better)"
-    )
-    screen = console()
-    screen.print(shown)
+    title = f"Gain in {said} over {wording.plain(baseline)}, paired by seed ({better} is better)"
+    shown.title = escape(title)
+    console().print(shown)

@@ -151,7 +151,9 @@ def table(
     for name in ("gain", "95 % interval", "p (Holm)", "detects"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("verdict")
-    shown.add_column("time", justify="right", no_wrap=True)
+    timed = any(each.slowdown is not None for each in comparisons)
+    if timed:
+        shown.add_column("time", justify="right", no_wrap=True)
     for each in ranked(comparisons):
         style = STYLES.get(each.verdict, "")
         short = SHORT if against is None else SHORT | wording.LEAVING
@@ -167,7 +169,7 @@ def table(
             wording.probability(each.p_holm),
             wording.unsigned(each.detectable, places),
             verdict,
-            wording.times(each.slowdown),
+            *([wording.times(each.slowdown)] if timed else []),
         )
     return shown
 
