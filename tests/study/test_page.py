@@ -71,11 +71,14 @@ def test_memory_is_the_median_over_seeds_and_its_ratio() -> None:
         for arm, each in sizes.items()
         for seed, size in enumerate(each)
     ]
-    found = report._memory(rows, {})
-    assert found == {"ema": ("33.0 MB", "1.50×"), BASELINE: ("22.0 MB", "1.00×")}
+
+    def memory() -> dict[str, tuple[str, str]]:
+        return report._memory(rows, statistics.paired(rows, invented.METRIC, True))
+
+    assert memory() == {"ema": ("33.0 MB", "1.65×"), BASELINE: ("22.0 MB", "")}
     rows[0]["peak_memory"] = None
     rows[3]["peak_memory"] = 0
-    assert report._memory(rows, {})["ema"] == ("46.5 MB", "1.75×")
+    assert memory()["ema"] == ("46.5 MB", "1.73×")  # the root of 1.5 times 2
     assert wording.megabytes(1_234_500_000) == "1,234 MB"
 
 
@@ -202,9 +205,11 @@ class TestLeaving:
         ]
         assert wording.plain(wording.leaving(found, "accuracy")) == (
             "Against all methods together, all without ema worsens accuracy by 0.030 and all "
-            "without sam improves accuracy by 0.020; the others showed no effect."
+            "without sam improves accuracy by 0.020; for the others no effect is shown."
         )
 
     def test_says_that_nothing_was_found(self) -> None:
         assert wording.leaving([self.one("x", statistics.HURTS, -1.0, n=2)], "accuracy") == ""
-        assert "showed no effect" in wording.leaving([self.one("x", statistics.NONE, 0.0)], "m")
+        assert "no effect of leaving one out on m is shown" in wording.leaving(
+            [self.one("x", statistics.NONE, 0.0)], "m"
+        )

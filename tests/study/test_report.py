@@ -2,6 +2,7 @@
 
 import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_a_study_that_has_only_begun(toy: Evidence) -> None:
 
 
 def test_names_with_mathematics_stay_names(toy: Evidence) -> None:
-    odd = [statistics.replace(each, arm="$x^{$_\\a") for each in toy.comparisons[:1]]
+    odd = [replace(each, arm="$x^{$_\\a") for each in toy.comparisons[:1]]
     assert "$x^{$_\\a" in figures.forest(odd, "accuracy", True)
 
 

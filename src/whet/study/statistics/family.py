@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     Whole = NDArray[np.int64]
     Truth = NDArray[np.bool_]
 
+OUTLIER = 10.0  # times the median variance: such an arm is no measure of how others vary
 SAME = 1e-12  # of a value's size: rounding of a difference, not a spread
 
 
@@ -91,12 +92,28 @@ def _pooled(own: Real, weight: Whole, groups: Whole) -> Real:
     import numpy as np
 
     floor = np.zeros_like(own)
-    total = np.where(weight > 0, weight * own, 0.0)
     for group in np.unique(groups):
         here = groups == group
-        degrees = np.maximum(weight[..., here].sum(-1, keepdims=True), 1)
-        floor[..., here] = total[..., here].sum(-1, keepdims=True) / degrees
+        values, degrees = own[..., here], weight[..., here]
+        degrees = np.where(_alike(values, degrees > 0), degrees, 0)
+        total = np.where(degrees > 0, degrees * values, 0.0).sum(-1, keepdims=True)
+        floor[..., here] = total / np.maximum(degrees.sum(-1, keepdims=True), 1)
     return floor
+
+
+def _alike(own: Real, counted: Truth) -> Truth:
+    """Arms that are no outliers of their placement; of two arms neither can be told for one."""
+    import numpy as np
+
+    count = counted.sum(-1, keepdims=True)
+    ranked = np.sort(np.where(counted, own, np.inf), -1)
+    most = own.shape[-1] - 1
+    places = (np.clip((count - 1) // 2, 0, most), np.clip(count // 2, 0, most))
+    lower, upper = (np.take_along_axis(ranked, place, -1) for place in places)
+    median = (lower + upper) / 2
+    loud = (count > 2) & (median > 0) & (own > OUTLIER * median)
+    alike: Truth = counted & ~loud
+    return alike
 
 
 def p_values(found: Spread, factor: Any = 1.0) -> Real:
