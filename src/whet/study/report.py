@@ -110,12 +110,20 @@ def _family(
     """The lines of one table of verdicts, and what is known of their memory; empty without any."""
     said = wording.LEAVING if leaving else {}
     lines = [
-        (each, KINDS.get(each.verdict, "unclear"), said.get(each.verdict, each.verdict))
+        (
+            each,
+            KINDS.get(each.verdict, "unclear"),
+            said.get(each.verdict, each.verdict) + _screening(each),
+        )
         for each in order
     ]
     known = {each.arm: memory[each.arm] for each in order if each.arm in memory}
     places = wording.decimals(order)
     return {"lines": lines, "memory": known, "places": places} if lines else {}
+
+
+def _screening(each: Comparison) -> str:
+    return " (screening)" if each.screening and each.verdict in KINDS else ""
 
 
 def _memory(rows: Sequence[Row], comparisons: Iterable[Comparison]) -> dict[str, tuple[str, str]]:

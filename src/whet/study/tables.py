@@ -15,6 +15,7 @@ from whet.study.plan import BASELINE, STATUSES, Row
 from whet.study.statistics import Comparison, placement
 
 OWN, STUDY = ("arm", "seed", "value"), ("arm", "seed", "part", "metric", "value")
+TOOK = ("updates", "seconds_per_update", "peak_memory")
 JUDGED, RUN, NUMBER = "judge", "run", "value"
 Line = tuple[int, Mapping[str, str]]
 Runs = dict[tuple[str, str], dict[str, str]]
@@ -179,10 +180,10 @@ def _rows(path: Path, lines: list[Line], runs: Runs) -> tuple[list[Row], dict[st
         own = cells.get("placement") or placement({"name": arm})
         if placements.setdefault(arm, own) != own:
             raise InputError(f"{where}: {arm!r} was placed at {placements[arm]!r} before.")
-        run = dict(runs.get((cells["arm"], cells["seed"]), {}))
-        status = run.pop("status", "done")
+        run = runs.get((cells["arm"], cells["seed"]), {})
+        status = run.get("status", "done")
         value = {NUMBER: _number(cells[NUMBER], where)}
-        took = {name: _number(text, where) for name, text in run.items() if text}
+        took = {name: _number(run[name], where) for name in TOOK if run.get(name)}
         rows.append({"arm": arm, "seed": seed, "metrics": {JUDGED: value}, **took,
                      "status": status if status in STATUSES else "failed"})  # fmt: skip
     return rows, placements

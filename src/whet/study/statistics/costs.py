@@ -100,7 +100,7 @@ def ratio(pairs: Sequence[tuple[float | None, float | None]], alpha: float) -> R
     >>> round(ratio([(2.0, 1.0), (4.0, 1.0)], 0.05).value, 3)
     2.828
     """
-    logs = [math.log(a / b) for a, b in pairs if a and b and a > 0 and b > 0]
+    logs = [math.log(a / b) for a, b in pairs if a and b and 0 < a < math.inf and 0 < b < math.inf]
     if not logs:
         return None
     mean, n = statistics.fmean(logs), len(logs)

@@ -2,7 +2,7 @@ r"""Errors, p values and levels of a family of arms, on arrays: many families at
 
 `d` holds paired differences, shape (..., arms, seeds), NaN where a seed is missing. With $n$
 pairs of arm $a$, their mean $\bar d_a$ and variance $s_a^2$, and $\bar s_g^2$ the mean variance of
-the arms of its placement $g$ (weighted by $n - 1$),
+the arms of its placement $g$ (weighted by $n - 1$, outliers left out),
 
 $$\mathrm{SE}_a^2 = \max(s_a^2, \bar s_g^2) / n,\qquad t_a = \bar d_a / \mathrm{SE}_a .$$
 
@@ -10,18 +10,23 @@ $$\mathrm{SE}_a^2 = \max(s_a^2, \bar s_g^2) / n,\qquad t_a = \bar d_a / \mathrm{
 in ten, and an arm whose differences happen to lie close together looks certain. What other arms of
 the same placement vary by is a floor under it. Placements are kept apart because an arm that
 leaves the baseline's path late differs from it less: at a tenth of the variance, a floor from
-arms that act on all of training would hide what it does.
+arms that act on all of training would hide what it does. Among three or more arms one whose
+variance is over ten times the median is no measure for the others: with it in the mean, their
+chance to be found would fall from 94 % to 1 % (five seeds, an effect of four deviations, one arm of
+a hundred times the variance).
 
 **Why n - 1 degrees of freedom.** $|t_a|$ is never larger than that of the arm alone, so with
 $t_{n-1}$ no p value is smaller and no interval narrower than the ordinary paired t test's, whatever
 the true variances. The $\sum (n - 1)$ degrees of a pooled variance would be right only if all arms
 of a placement varied alike, and too many for an arm that varies more than the others, which stands
-on its own variance. The price is power: `python -m evidence.nulls` prints it.
+on its own variance. Where arms do vary alike this errs to the safe side: a family-wise error of
+0.2 % at n = 5 where 5 % would be allowed. Power for one arm of ten hardly falls (94 % for 95 %).
 
 **What this holds.** The t test is exact for normal differences. For skewed ones (centred
 exponential) it is not: an arm alone in its placement has 88 % coverage at n = 3, and ten such arms
 a family-wise error of 19 % at n = 3 and about 30 % at n = 5 to 10. With three arms or more in each
-placement the floor brings both back within bounds: `evidence/nulls.json` has every number.
+placement the floor brings both back within bounds: at most 2.4 %, and 95.7 % coverage or more.
+`python -m evidence.nulls` measures all of this.
 
 Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
 """

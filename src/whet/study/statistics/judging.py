@@ -192,7 +192,7 @@ class _Judge:
         if not judged or not trained:
             return {}
         s = self.spread
-        factor = np.sqrt(1 + s.n * judged / trained)
+        factor = np.array([resampling.widening(int(n), judged, trained) for n in s.n])
         p = family.p_values(s, factor)
         half = np.where(np.isnan(p), np.nan, family.half_width(s, self.alpha, factor))
         adjusted, _ = family.holm(p, self.counted, self.alpha)

@@ -12,6 +12,7 @@ from whet.errors import InputError
 from whet.study.plan import Row
 
 WHOLE = "whole"
+LARGEST = 1e100  # the square of a larger one is no number
 SUFFIX = re.compile(r"@(start|end|after)\b")
 
 
@@ -95,4 +96,5 @@ def _unusable(row: Row | None, where: tuple[str, str], prefix: str = "") -> str 
 def _value(row: Row, where: tuple[str, str]) -> float:
     part, metric = where
     value = (row.get("metrics") or {}).get(part, {}).get(metric)
-    return math.nan if value is None else float(value)
+    known = value is not None and abs(value) <= LARGEST
+    return float(value) if known else math.nan
