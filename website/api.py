@@ -9,7 +9,10 @@ from types import ModuleType
 
 import whet
 
-ALSO = {"whet.study": ["whet.study.statistics"]}  # no public names, but what a verdict means
+ALSO = {  # no public names, but what a verdict means
+    "whet.study": [f"whet.study.statistics{module}" for module in (
+        "", ".family", ".flips", ".resampling", ".costs")],
+}  # fmt: skip
 
 
 def pages() -> dict[str, str]:

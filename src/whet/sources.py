@@ -176,6 +176,18 @@ def fingerprint(task: Task) -> str:
     return digest.hexdigest()[:16]
 
 
+def sizes(task: Task) -> dict[str, int]:
+    """How many rows the parts to train on and to judge on have, where they say so."""
+    found = {}
+    for name in ("train", "judge"):
+        data = task.part(name)
+        part: Any = data.dataset if isinstance(data, DataLoader) else data
+        opened = rows.open_rows(part, task.collate, "the data")
+        if opened is not None:
+            found[name] = len(opened)
+    return found
+
+
 def _described(data: Any, task: Task) -> Iterator[bytes]:
     if isinstance(data, DataLoader):
         yield b"DataLoader"

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from whet.errors import InputError
-from whet.study import budget, design
+from whet.study import budget, design, statistics
 from whet.study.plan import BASELINE, Arm
 from whet.study.rehearsal import Rehearsal
 from whet.study.timetable import Cost, Timetable, makespan
@@ -88,7 +88,8 @@ def test_an_arm_goes_with_those_that_are_held_against_it() -> None:
 
 def test_the_detectable_effect_is_found_in_four_of_five_studies() -> None:
     seeds, arms = 5, 8
-    effect = budget.detectable(seeds, arms)
+    effect = statistics.detectable(seeds, 1.0, 0.05 / arms)
+    assert f"below {effect:.1f} times" in budget._resolution(seeds, arms)
     draws = np.random.default_rng(0).normal(effect, 1.0, (20_000, seeds))
     p = stats.ttest_1samp(draws, 0.0, axis=1).pvalue
     assert (p < 0.05 / arms).mean() == pytest.approx(0.8, abs=0.01)

@@ -78,6 +78,8 @@ class TestMistakes:
             (["study", "toy", "--methods", ","], "names no method"),
             (["study", "toy", "--seeds", "0"], "--seeds"),
             (["study", "toy", "--jobs", "many"], "--jobs"),
+            (["study", "toy", "--margin", "-0.1"], "margin is -0.1; it is the largest difference"),
+            (["compare", "absent.csv"], "absent.csv cannot be read"),
             (["methods", "gud"], "unknown method 'gud'; did you mean 'good'?"),
             (["report", "absent"], "absent holds no study"),
             (["studi"], "No such command 'studi'"),

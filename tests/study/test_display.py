@@ -1,11 +1,13 @@
 """What the terminal shows while a study runs and when it ends."""
 
 import io
+from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from whet.study import display, wording
+from whet.study import compare, display, wording
 from whet.study.conduct import Evidence
 from whet.study.plan import Node
 
@@ -54,8 +56,52 @@ def test_table_fits_a_narrow_terminal(toy: Evidence) -> None:
     lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     good = next(line for line in lines if line.strip().startswith("good"))
-    assert good.split()[:5] == ["good", "+0.0207", "+0.0189", "to", "+0.0225"]
+    assert good.split()[:5] == ["good", "+0.0207", "+0.0184", "to", "+0.0230"]
     assert good.split()[-2:] == ["helps", "1.00×"]
+
+
+class TestNotes:
+    """What stands below the table."""
+
+    def notes(self, n: int, **given: Any) -> str:
+        maker = np.random.default_rng(3)
+        base = maker.normal(0.8, 0.02, n)
+        numbers = {"baseline": base, "good": base + maker.normal(0.05, 0.01, n),
+                   "little": base + 0.02 + maker.normal(0.0, 0.001, n)}  # fmt: skip
+        found = compare(
+            ((arm, seed, v) for arm, of in numbers.items() for seed, v in enumerate(of)),
+            placements={"little": "end"}, **given,
+        )  # fmt: skip
+        drawn, text = console(terminal=False)
+        drawn.print(display.table(found, "accuracy"))
+        assert max(map(len, text.getvalue().splitlines())) <= 80
+        return " ".join(text.getvalue().split())
+
+    def test_screening(self) -> None:
+        said = self.notes(3)
+        assert "helps (screening)" in said
+        assert "Screening: 3 seeds are a reason to train more." in said
+        assert "max-T" not in said
+        assert "Margin" not in said
+        assert said.endswith("not about other data of its kind.")
+
+    def test_margin_and_flips(self) -> None:
+        said = self.notes(7, margin=0.03)
+        assert "Margin: 0.03; shown to be within it all the same: little." in said
+        assert "All flips of signs (max-T) agree." in said
+        assert "screening" not in said.lower()
+
+    def test_flips_that_say_otherwise(self) -> None:
+        maker = np.random.default_rng(0)
+        arms = {f"a{i}": maker.normal(0.01, 0.01, 6) for i in range(12)}
+        arms["sure"] = 0.04 + maker.normal(0.0, 0.0001, 6)  # Holm is held up by the others' spread
+        rows = [(a, s, v) for a, of in {"baseline": np.zeros(6), **arms}.items()
+                for s, v in enumerate(of)]  # fmt: skip
+        found = compare(rows)
+        apart = [each.arm for each in found if each.max_t_agrees is False]
+        said = " ".join(wording.notes(found))
+        assert apart
+        assert all(f"{wording.OPEN}{arm}{wording.CLOSE} (p " in said for arm in apart)
 
 
 @pytest.mark.parametrize(

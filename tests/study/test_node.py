@@ -30,6 +30,7 @@ def test_description() -> None:
     assert about["metric"] in METRICS
     assert set(about["methods"]) & set(about["left_out"]) == set()
     assert about["seeds"] == 5
+    assert about["rows"] == {"train": 800, "judge": 497}
 
 
 def test_baseline_is_a_fair_one(tmp_path: Path) -> None:

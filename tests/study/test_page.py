@@ -51,6 +51,53 @@ def test_says(whole: str, words: str) -> None:
     Page(whole)
 
 
+class TestNumbers:
+    """The details under a table of verdicts."""
+
+    def page(self, seeds: int, **task: Any) -> str:
+        arms = dict.fromkeys((BASELINE, "ema"), BASELINE)
+        rows = [invented.row(arm, seed) for arm in arms for seed in range(seeds)]
+        study = invented.study(arms, seeds=range(seeds))
+        compared = statistics.paired(
+            rows, invented.METRIC, True, margin=0.01, passes={"ema": "ema: no pass"}, **task
+        )
+        return said(report.build(study | {"margin": 0.01}, rows, compared, "rule"))
+
+    def test_three_seeds(self) -> None:
+        page = self.page(3)
+        assert "This is screening: 3 seeds are a reason to train more." in page
+        assert "ema: no pass" in page
+        assert "margin 0.01" in page
+        numbers = page[page.index("More numbers") : page.index("time to the end")]
+        assert numbers.count(wording.NOTHING) == 3  # max-T, new data, bootstrap
+
+    @pytest.mark.parametrize(
+        ("gains", "verdict"),
+        [((0.10, 0.11, 0.12), "helps (screening)"), ((-0.1, -0.11, -0.1, -0.1), "hurts"),
+         ((0.1, -0.1, 0.0), "not shown")],
+    )  # fmt: skip
+    def test_screening_stands_beside_the_verdict(
+        self, gains: tuple[float, ...], verdict: str
+    ) -> None:
+        rows = [
+            invented.row(
+                arm, seed, metrics={"judge": {invented.METRIC: 0.5 + (arm == "ema") * gain}}
+            )
+            for arm in (BASELINE, "ema")
+            for seed, gain in enumerate(gains)
+        ]
+        ((_, _, said),) = report._family(statistics.paired(rows, invented.METRIC, True), {})[
+            "lines"
+        ]
+        assert said == verdict
+
+    def test_ten_seeds_and_known_sizes(self) -> None:
+        page = self.page(10, sizes={"train": 900, "judge": 300})
+        assert "screening" not in page
+        numbers = page[page.index("More numbers") : page.index("time to the end")]
+        assert wording.NOTHING not in numbers
+
+
 def test_the_answer_comes_first(whole: str) -> None:
     order = [
         "<h1>",
@@ -71,11 +118,14 @@ def test_memory_is_the_median_over_seeds_and_its_ratio() -> None:
         for arm, each in sizes.items()
         for seed, size in enumerate(each)
     ]
-    found = report._memory(rows, {})
-    assert found == {"ema": ("33.0 MB", "1.50×"), BASELINE: ("22.0 MB", "1.00×")}
+
+    def memory() -> dict[str, tuple[str, str]]:
+        return report._memory(rows, statistics.paired(rows, invented.METRIC, True))
+
+    assert memory() == {"ema": ("33.0 MB", "1.65×"), BASELINE: ("22.0 MB", "")}
     rows[0]["peak_memory"] = None
     rows[3]["peak_memory"] = 0
-    assert report._memory(rows, {})["ema"] == ("46.5 MB", "1.75×")
+    assert memory()["ema"] == ("46.5 MB", "1.73×")  # the root of 1.5 times 2
     assert wording.megabytes(1_234_500_000) == "1,234 MB"
 
 
@@ -202,9 +252,11 @@ class TestLeaving:
         ]
         assert wording.plain(wording.leaving(found, "accuracy")) == (
             "Against all methods together, all without ema worsens accuracy by 0.030 and all "
-            "without sam improves accuracy by 0.020; the others showed no effect."
+            "without sam improves accuracy by 0.020; for the others no effect is shown."
         )
 
     def test_says_that_nothing_was_found(self) -> None:
         assert wording.leaving([self.one("x", statistics.HURTS, -1.0, n=2)], "accuracy") == ""
-        assert "showed no effect" in wording.leaving([self.one("x", statistics.NONE, 0.0)], "m")
+        assert "no effect of leaving one out on m is shown" in wording.leaving(
+            [self.one("x", statistics.NONE, 0.0)], "m"
+        )

@@ -1,7 +1,10 @@
 """The report: one file, nothing loaded, everything escaped, every arm in it."""
 
 import html
+import json
 import re
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from tests.study.conftest import ARMS
 from whet.study import figures, report, statistics
 from whet.study.conduct import Evidence, conclude
+from whet.study.prepare import Request
 from whet.study.store import Store
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -104,6 +108,10 @@ def test_every_arm_shows_its_nesting(page: Page) -> None:
         "inapplicable did not apply.",
         "raises, mistake and exits failed in every seed.",
         "two-sided paired t test",
+        "Seeds vary the split, the initial weights and the order of the data, on this data",
+        "For noise and killed no effect is shown with 5 seeds",
+        "More numbers: what could be seen, other tests, cost",
+        "No margin was given",
         "whet study toy --methods",
         "runs at a time",
     ],
@@ -117,6 +125,39 @@ def test_figures_are_text_in_the_pages_colours(text: str) -> None:
     assert len(svgs) == 6  # three figures, each for wide and narrow windows
     assert all("var(--ink)" in svg and "</text>" in svg for svg in svgs)
     assert not re.search("#0[1-6]0[1-6]0[1-6]", text)
+
+
+class TestMargin:
+    """A margin decides nothing that is trained: the same files give other verdicts."""
+
+    @pytest.fixture
+    def given(self, folder: Path, tmp_path: Path) -> Evidence:
+        shutil.copytree(folder, tmp_path / "study")
+        path = tmp_path / "study" / "study.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"margin": 0.01}))
+        return conclude(Store(tmp_path / "study"))
+
+    def test_verdicts(self, given: Evidence, toy: Evidence) -> None:
+        changed = {
+            after.arm: after.verdict
+            for before, after in zip(toy.comparisons, given.comparisons, strict=True)
+            if before.verdict != after.verdict
+        }
+        assert changed == dict.fromkeys(("noise", "killed"), statistics.EQUIVALENT)
+        held = json.loads((given.report.parent / "verdicts.json").read_text())
+        assert held["margin"] == 0.01
+        assert held["population"] == statistics.POPULATION
+
+    def test_report(self, given: Evidence) -> None:
+        made = html.unescape(re.sub(r"<[^>]+>", "", given.report.read_text(encoding="utf-8")))
+        assert "noise and killed made no difference to accuracy beyond the margin of 0.01" in made
+        assert "place the gain within 0.01 of zero" in made
+        assert "margin0.01" in made
+
+    def test_asked_for_and_kept_in_the_command(self, folder: Path) -> None:
+        request = Request("toy", margin=0.01, out=folder)
+        assert "--margin 0.01" in request.command
+        assert "margin" not in request.asks()  # which decides what is trained
 
 
 def test_the_same_files_make_the_same_report(folder: Path, text: str) -> None:
@@ -144,7 +185,7 @@ def test_a_study_that_has_only_begun(toy: Evidence) -> None:
 
 
 def test_names_with_mathematics_stay_names(toy: Evidence) -> None:
-    odd = [statistics.replace(each, arm="$x^{$_\\a") for each in toy.comparisons[:1]]
+    odd = [replace(each, arm="$x^{$_\\a") for each in toy.comparisons[:1]]
     assert "$x^{$_\\a" in figures.forest(odd, "accuracy", True)
 
 

@@ -220,3 +220,15 @@ def test_other_datasets_are_known_by_type_and_length() -> None:
 def test_the_fingerprint_of_sparse_tensors_is_their_shape() -> None:
     sparse = TensorDataset(X.to_sparse(), Y)
     assert mark(sparse) == mark(TensorDataset((X + 1).to_sparse(), Y)) != mark(TensorDataset(X, Y))
+
+
+def test_sizes_are_those_of_the_rows_where_they_are_known() -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            yield torch.zeros(2), 0
+
+    x, y = torch.zeros(10, 2), torch.zeros(10, dtype=torch.long)
+    model = torch.nn.Linear(2, 2)
+    loaded = DataLoader(TensorDataset(x, y), 4)
+    assert sources.sizes(Task(model, loaded, judge=(x[:3], y[:3]))) == {"train": 10, "judge": 3}
+    assert sources.sizes(Task(model, Stream(), judge=DataLoader(Stream()))) == {}

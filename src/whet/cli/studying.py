@@ -129,6 +129,13 @@ def study(
             "study that is there: for that study.",
         ),
     ] = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="The largest gain that does not matter, in the metric's own units: 0.005 is half "
+            "a point of accuracy. With it an arm can be shown to make no difference."
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the results in the folder and begin anew.")
     ] = False,
@@ -162,7 +169,7 @@ def study(
     request = Request(
         task if file is None else places.name_of(file), file, methods, seeds, when, design,
         budget, fast, out, jobs, threads, device, fresh, data=data, equal_time=equal_time,
-        tune_baseline=tune_baseline, hold_out=hold_out, confirm=confirm, pick=pick,
+        tune_baseline=tune_baseline, hold_out=hold_out, confirm=confirm, pick=pick, margin=margin,
     )  # fmt: skip
     found = conduct(request, screen)
     if isinstance(found, Rehearsal):

@@ -8,13 +8,12 @@ counted once. Whatever is given up is said before training begins.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from whet.errors import InputError
-from whet.study import wording
+from whet.study import statistics, wording
 from whet.study.composing import methods_of
 from whet.study.plan import BASELINE, Arm
 from whet.study.statistics import FEWEST
@@ -23,6 +22,7 @@ from whet.study.timetable import Cost, Timetable
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 FIDELITIES = (1.0, 0.5, 0.25)
 MOST_SEEDS = 10
+ALPHA = 0.05  # of the whole family of arms
 RESERVE = 0.9  # of the time is planned with: measured steps are never quite those of the study
 
 
@@ -154,26 +154,8 @@ def _resolution(seeds: int, arms: int) -> str:
     """What such a study will not be able to show."""
     if seeds < FEWEST:
         return f"With {wording.counted(seeds, 'seed')} there will be no verdict; it takes {FEWEST}."
-    size = detectable(seeds, max(1, arms))
+    size = statistics.detectable(seeds, 1.0, ALPHA / max(1, arms))
     return (
         f"It will not be able to show effects much below {size:.1f} times the spread of the paired "
         f"difference between seeds (found in 4 of 5 studies, {wording.counted(arms, 'arm')})."
     )
-
-
-def detectable(seeds: int, arms: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The effect, in standard deviations of the paired difference, that Holm's first step finds.
-
-    >>> round(detectable(5, 1), 2)
-    1.68
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import nct, t
-
-    edge = t.ppf(1 - alpha / (2 * arms), seeds - 1)
-
-    def lacking(effect: float) -> float:
-        shift = effect * math.sqrt(seeds)
-        return float(nct.sf(edge, seeds - 1, shift)) - power
-
-    return float(brentq(lacking, 0.0, 200.0))

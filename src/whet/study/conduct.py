@@ -36,12 +36,10 @@ from whet.study.families import Family
 from whet.study.fractions import AtFraction
 from whet.study.pick import Pick
 from whet.study.plan import BASELINE, Node, Row
-from whet.study.prepare import Planner, Prepared, Request
+from whet.study.prepare import CONFIDENCE, Planner, Prepared, Request
 from whet.study.rehearsal import Rehearsal, Run
 from whet.study.statistics import Comparison
 from whet.study.store import Store
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,12 @@ def compare(study: dict[str, Any], rows: Sequence[Row]) -> dict[str, list[Compar
     found = {}
     for name, theirs in held_against.items():
         held = [row for row in rows if row["arm"] == name and name != BASELINE]
-        found[name] = statistics.paired([*held, *theirs], metric, higher, name, CONFIDENCE)
+        found[name] = statistics.paired(
+            [*held, *theirs], metric, higher, name, CONFIDENCE,
+            placements={arm["name"]: statistics.placement(arm) for arm in study["arms"]},
+            margin=study.get("margin"), sizes=study["task"].get("rows"),
+            passes=study.get("passes"),
+        )  # fmt: skip
     return found
 
 
@@ -241,12 +244,14 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
     every = [*comparisons, *leaving]
     controlled = controls.compare(study, rows, every, CONFIDENCE)
     again = confirm.found(store.folder, study, every, CONFIDENCE)
-    rule = statistics.rule(CONFIDENCE)
+    rule = statistics.rule(CONFIDENCE, study.get("margin"))
     verdicts = {
         "metric": study["task"]["metric"],
         "higher_is_better": study["task"]["higher_is_better"],
         "part": "judge",
         "confidence": CONFIDENCE,
+        "margin": study.get("margin"),
+        "population": statistics.POPULATION,
         "rule": rule,
         "comparisons": [asdict(each) for each in comparisons],
         "leaving": [asdict(each) for each in leaving],

@@ -16,9 +16,18 @@ from rich.table import Table
 
 from whet.study import wording
 from whet.study.plan import Node, Row
-from whet.study.statistics import HELPS, HURTS, IDENTICAL, Comparison, ranked
+from whet.study.statistics import (
+    EQUIVALENT,
+    HELPS,
+    HURTS,
+    IDENTICAL,
+    POPULATION,
+    Comparison,
+    ranked,
+)
 
 STYLES = {HELPS: "bold blue", HURTS: "bold dark_orange"}
+SHORT = {IDENTICAL: "identical", EQUIVALENT: "no difference"}
 MARKS = {"done": "", "failed": "[red]failed[/]", "diverged": "[dark_orange]diverged[/]"}
 
 
@@ -126,27 +135,33 @@ def rehearsed(rows: Mapping[str, Row]) -> Table:
 
 def table(
     comparisons: Sequence[Comparison], metric: str, against: str | None = None,
-    title: str | None = None,
+    title: str | None = None, about: str = POPULATION,
 ) -> Table:  # fmt: skip
     """Paired differences, one arm a line; against the baseline, or `against` what lacks nothing.
 
-    `title` says what else they are.
+    `title` says what else they are. Below it stands what goes with the verdicts, and `about`: what
+    they are about.
     """
     places = wording.decimals(comparisons)
+    below = "\n".join([*wording.notes(comparisons), about])
     said = title or f"Gain in {metric.replace('_', ' ')} over {against or 'the baseline'}"
     title = f"{said}, paired by seed"
     shown = Table(title=title, title_justify="left", title_style="bold", box=None,
-                  padding=(0, 2, 0, 0), pad_edge=False)  # fmt: skip
+                  caption=_safe_lines(below), caption_justify="left", caption_style="dim",
+                  padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
     shown.add_column("arm", overflow="fold", min_width=8)
-    for name in ("gain", "95 % interval", "p (Holm)"):
+    for name in ("gain", "95 % interval", "p (Holm)", "detects"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("verdict")
-    shown.add_column("time", justify="right", no_wrap=True)
+    timed = any(each.slowdown is not None for each in comparisons)
+    if timed:
+        shown.add_column("time", justify="right", no_wrap=True)
     for each in ranked(comparisons):
         style = STYLES.get(each.verdict, "")
-        short = {IDENTICAL: "identical"} if against is None else wording.LEAVING
+        short = SHORT if against is None else SHORT | wording.LEAVING
         said = short.get(each.verdict, each.verdict)
         verdict = f"[{style}]{said}[/]" if style else said
+        verdict += " [dim](screening)[/]" if each.screening and style else ""
         lost = len(each.left_out) if each.n else 0
         verdict += f" [dim]({wording.counted(lost, 'seed')} left out)[/]" if lost else ""
         shown.add_row(
@@ -154,10 +169,15 @@ def table(
             wording.signed(each.gain, places),
             wording.interval(each, places),
             wording.probability(each.p_holm),
+            wording.unsigned(each.detectable, places),
             verdict,
-            wording.times(each.cost),
+            *([wording.times(each.slowdown)] if timed else []),
         )
     return shown
+
+
+def _safe_lines(text: str) -> str:
+    return escape(wording.plain(text, lines=True))
 
 
 def _safe(text: str) -> str:

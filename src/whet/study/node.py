@@ -49,6 +49,7 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "updates": composition.length(about, task),
         "methods": None if about.methods is None else list(about.methods),
         "left_out": dict(about.left_out), "data": sources.fingerprint(task),
+        "rows": sources.sizes(task),
         "settings": {name: dict(given) for name, given in about.settings.items()},
         "uncut": subset.refusal(task), "stage": conditions.plain_stage(about),
     }  # fmt: skip

@@ -12,15 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import arms, budget, controls, design, fractions, identity, screening, trie
+from whet.study import (
+    arms,
+    budget,
+    controls,
+    design,
+    fractions,
+    identity,
+    screening,
+    statistics,
+    trie,
+)
 from whet.study.budget import Choice
-from whet.study.composing import Design
+from whet.study.composing import Design, methods_of
 from whet.study.execute import cores
 from whet.study.plan import BASELINE, Arm, Node
 from whet.study.precautions import Precautions
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
 
 AFTER = 0.25  # of a training: how long the stage is that `after` adds
+CONFIDENCE = 0.95
 EVALUATIONS = 8  # in the course of a run and at its end
 Card = Mapping[str, Any]
 
@@ -43,6 +54,7 @@ class Request:
         threads: torch threads of each run.
         device: `auto`, `cpu` or `cuda`.
         fresh: forget what is in the folder.
+        margin: the largest gain that does not matter, in the metric's units.
         code: identity of a task that is no file, when only this process knows it.
         data: fractions of the training part, `0.01,0.1,1`; None for all of it.
         equal_time: hold dearer methods against the baseline trained as long, too.
@@ -72,6 +84,7 @@ class Request:
     hold_out: float | None = None
     confirm: int | None = None
     pick: bool = False
+    margin: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -85,7 +98,7 @@ class Request:
         given = {
             "methods": self.methods, "seeds": self.seeds, "budget": self.budget, "out": self.out,
             "jobs": self.jobs, "data": self.data, "tune-baseline": self.tune_baseline,
-            "hold-out": self.hold_out, "confirm": self.confirm,
+            "hold-out": self.hold_out, "confirm": self.confirm, "margin": self.margin,
         }  # fmt: skip
         usual = {"when": "whole", "design": "add-one", "threads": 1, "device": "auto"}
         given |= {n: None if getattr(self, n) == v else getattr(self, n) for n, v in usual.items()}
@@ -130,6 +143,7 @@ class Planner:
                 f"--seeds is {request.seeds}; a study needs at least 1, and 3 for a verdict."
             )
         file = None if request.file is None else str(request.file)
+        statistics.check(CONFIDENCE, request.margin)
         self.request, self.cards = request, catalogue()
         self.ahead = {card["name"] for card in self.cards if card["looks_ahead"]}
         self.task: dict[str, Any] = describe(request.task, file, request.device)
@@ -284,6 +298,7 @@ class Planner:
         short = choice is not None and choice.share < 1.0
         length = round(choice.share * self.task["updates"]) if choice and short else None
         nodes = self.nodes(made.arms, seeds, {} if length is None else {"updates": length})
+        costs = {card["name"]: card["cost"] for card in self.cards}
         kept = None if choice is None else asdict(choice)
         if kept is not None:
             kept["arms"] = [arm["name"] for arm in kept["arms"]]
@@ -295,6 +310,9 @@ class Planner:
             "date": datetime.date.today().isoformat(), "versions": identity.versions(),
             "asked": self.request.asks(), "left_out": self.left_out,
             "notes": [*made.notes, *self.care.notes()], **self.care.kept(),
+            "margin": self.request.margin,
+            "passes": {arm.name: ", ".join(f"{each['name']}: {costs[each['name']]}"
+                                           for each in methods_of(arm)) for arm in made.arms},
             "nodes": [node.to_json() for node in nodes],
         }, nodes  # fmt: skip
 

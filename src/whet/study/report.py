@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.resources
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from whet.study import figures, perclass, sections, wording
 from whet.study.plan import BASELINE, Node, Row, canonical
-from whet.study.statistics import HELPS, HURTS, Comparison, ranked
+from whet.study.statistics import HELPS, HURTS, POPULATION, Comparison, ranked
 from whet.study.tradeoff import tradeoff
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def build(
     metric = study["task"]["metric"]
     said = metric.replace("_", " ")
     order, lacking = ranked(comparisons), ranked(leaving)
-    reference = {arm["name"]: arm.get("reference") or BASELINE for arm in study["arms"]}
-    memory = _memory(rows, reference)
+    memory = _memory(rows, (*comparisons, *leaving))
     whole = {arm["name"] for arm in study["arms"] if arm.get("data", 1.0) == 1.0}
     classes = perclass.sheets([row for row in rows if row["arm"] in whole])
     return _page().render(
@@ -69,6 +68,8 @@ def build(
         further=[
             sections.section(each, said, _family(ranked(each.comparisons), {})) for each in further
         ],
+        population=POPULATION,
+        margin=study.get("margin"),
         **_figures(order, lacking, figures.mean_curves(rows, metric), said),
     )
 
@@ -117,7 +118,11 @@ def _family(
     """The lines of one table of verdicts, and what is known of their memory; empty without any."""
     said = wording.LEAVING if leaving else {}
     lines = [
-        (each, KINDS.get(each.verdict, "unclear"), said.get(each.verdict, each.verdict))
+        (
+            each,
+            KINDS.get(each.verdict, "unclear"),
+            said.get(each.verdict, each.verdict) + _screening(each),
+        )
         for each in order
     ]
     known = {each.arm: memory[each.arm] for each in order if each.arm in memory}
@@ -125,19 +130,22 @@ def _family(
     return {"lines": lines, "memory": known, "places": places} if lines else {}
 
 
-def _memory(rows: Sequence[Row], reference: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def _screening(each: Comparison) -> str:
+    return " (screening)" if each.screening and each.verdict in KINDS else ""
+
+
+def _memory(rows: Sequence[Row], comparisons: Iterable[Comparison]) -> dict[str, tuple[str, str]]:
     """Each arm's peak memory, its median over the seeds, and how many times its reference's."""
-    found: dict[str, dict[int, float]] = {}
+    found: dict[str, list[float]] = {}
     for row in rows:
         if row["status"] == "done" and row.get("peak_memory") is not None:
-            found.setdefault(row["arm"], {})[row["seed"]] = row["peak_memory"]
-    told = {}
-    for arm, sizes in found.items():
-        theirs = found.get(reference.get(arm, BASELINE), {})
-        ratios = [size / theirs[seed] for seed, size in sizes.items() if theirs.get(seed)]
-        ratio = wording.times(statistics.median(ratios)) if ratios else ""
-        told[arm] = (wording.megabytes(statistics.median(sizes.values())), ratio)
-    return told
+            found.setdefault(row["arm"], []).append(row["peak_memory"])
+    ratios = {
+        each.arm: wording.times(each.cost.memory.value)
+        for each in comparisons if each.cost and each.cost.memory
+    }  # fmt: skip
+    return {arm: (wording.megabytes(statistics.median(sizes)), ratios.get(arm, ""))
+            for arm, sizes in found.items()}  # fmt: skip
 
 
 def _design(study: Mapping[str, Any]) -> str:

@@ -57,6 +57,7 @@ class _Task(_Shape):
     metric: str
     higher_is_better: bool
     left_out: dict[str, str] | None = None
+    rows: dict[str, Count] = {}
 
 
 class _Budget(_Shape):
@@ -125,6 +126,8 @@ class Study(_Shape):
     equal_time: list[_Control] | None = None
     tuning: _Tuning | None = None
     hold_out: _Aside | None = None
+    margin: Annotated[Real, Field(gt=0)] | None = None
+    passes: dict[str, str] | None = None
 
 
 class _Point(_Shape):

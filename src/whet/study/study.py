@@ -40,6 +40,8 @@ class Study:
         equal_time: hold methods that cost more against the baseline trained as long, too.
         tune_baseline: learning rates (5 or more) to try for the baseline first.
         hold_out: share of the rows that is set aside for `confirm`, from the start.
+        margin: the largest gain that does not matter, in the metric's units; with it an arm may be
+            shown to make no difference.
         console: where progress goes.
 
     Raises:
@@ -66,7 +68,7 @@ class Study:
         data: str | Sequence[float] | None = None, out: str | Path | None = None,
         jobs: int | None = None, threads: int = 1, device: str = "auto", equal_time: bool = False,
         tune_baseline: int | None = None, hold_out: float | None = None,
-        console: Console | None = None,
+        margin: float | None = None, console: Console | None = None,
     ) -> None:  # fmt: skip
         self._console = console
         name, file, code = _named(task)
@@ -76,6 +78,7 @@ class Study:
             out=None if out is None else Path(out), jobs=jobs, threads=threads, device=device,
             code=code, equal_time=equal_time, tune_baseline=tune_baseline, hold_out=hold_out,
             data=data if data is None or isinstance(data, str) else ",".join(map(str, data)),
+            margin=margin,
         )  # fmt: skip
 
     def run(self, *, fresh: bool = False) -> Evidence:

@@ -28,7 +28,7 @@ Box = tuple[float, float, float, float]
 @drawn
 def tradeoff(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
     """Time per update across, gain upwards, one labelled mark an arm; empty without any."""
-    shown = [each for each in comparisons if each.gain is not None and each.cost is not None]
+    shown = [each for each in comparisons if each.gain is not None and each.slowdown is not None]
     if not shown:
         return ""
     width, height = (8.0, 3.9) if wide else (4.0, 4.6)
@@ -39,7 +39,7 @@ def tradeoff(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
     )
     frame(axes)
     low, high = reach(shown)
-    costs = [1.0, *(each.cost or 1.0 for each in shown)]
+    costs = [1.0, *(each.slowdown or 1.0 for each in shown)]
     spread = max(max(costs) - min(costs), 0.2)
     axes.set_xlim(min(costs) - 0.08 * spread, max(costs) + (0.12 if wide else 0.2) * spread)
     axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
@@ -60,15 +60,15 @@ def tradeoff(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
 
 def _mark(axes: Axes, each: Comparison, low: float, high: float) -> tuple[float, float]:
     assert each.gain is not None
-    assert each.cost is not None
+    assert each.slowdown is not None
     colour, marker = LOOK.get(each.verdict, (UNCLEAR, "o"))
     if each.low is not None and each.high is not None:
         ends = [max(low, min(high, bound)) for bound in (each.low, each.high)]
-        axes.plot([each.cost] * 2, ends, color=colour, linewidth=1.0, alpha=0.45)
+        axes.plot([each.slowdown] * 2, ends, color=colour, linewidth=1.0, alpha=0.45)
     at = max(low, min(high, each.gain))
     marker = marker if at == each.gain else "v" if each.gain < 0 else "^"
-    axes.plot([each.cost], [at], marker, color=colour, markersize=7, clip_on=False)
-    return each.cost, at
+    axes.plot([each.slowdown], [at], marker, color=colour, markersize=7, clip_on=False)
+    return each.slowdown, at
 
 
 def _label(

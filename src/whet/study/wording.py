@@ -9,7 +9,19 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from whet.study import redact
-from whet.study.statistics import FEWEST, HELPS, HURTS, IDENTICAL, NONE, TOO_FEW, Comparison
+from whet.study.statistics import (
+    EQUIVALENT,
+    FEWEST,
+    HELPS,
+    HURTS,
+    IDENTICAL,
+    NONE,
+    SCREENING,
+    TOO_FEW,
+    Comparison,
+    Costs,
+    Ratio,
+)
 
 MINUS, TIMES, NOTHING = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 OPEN, CLOSE = "\x02", "\x03"
@@ -23,7 +35,6 @@ WITHOUT = {
 LEAVING = {
     HELPS: "better without it",
     HURTS: "missed",
-    NONE: "no effect found",
     IDENTICAL: "identical to all",
 }
 SEQUENCE = re.compile(  # what a terminal acts on: CSI, OSC and its kin, then any two characters
@@ -73,9 +84,19 @@ def signed(value: float | None, places: int) -> str:
 
 def interval(comparison: Comparison, places: int) -> str:
     """The interval of the gain."""
-    if comparison.low is None or comparison.high is None:
+    return span(comparison.low, comparison.high, places)
+
+
+def span(low: float | None, high: float | None, places: int) -> str:
+    """From one number to another, a dash where one of them is not there."""
+    if low is None or high is None:
         return NOTHING
-    return f"{signed(comparison.low, places)} to {signed(comparison.high, places)}"
+    return f"{signed(low, places)} to {signed(high, places)}"
+
+
+def unsigned(value: float | None, places: int) -> str:
+    """A size in the metric's units."""
+    return NOTHING if value is None else f"{value:.{places}f}"
 
 
 def probability(p: float | None) -> str:
@@ -93,6 +114,23 @@ def share(value: float | None) -> str:
 def times(cost: float | None) -> str:
     """The time per update relative to the baseline's."""
     return NOTHING if cost is None else f"{cost:.2f}{TIMES}"
+
+
+def ratio(found: Ratio | None) -> str:
+    """A ratio with its interval."""
+    if found is None:
+        return NOTHING
+    if found.low is None or found.high is None:
+        return times(found.value)
+    return f"{times(found.value)} ({found.low:.2f} to {found.high:.2f})"
+
+
+def reached(cost: Costs) -> str:
+    """Seconds of updates until the baseline's final metric, and in how many seeds it came."""
+    if not cost.of:
+        return NOTHING
+    often = f"reached in {cost.reached} of {counted(cost.of, 'seed')}"
+    return often if cost.until is None else f"{duration(cost.until)} ({often})"
 
 
 def megabytes(size: float) -> str:
@@ -152,6 +190,10 @@ def answer(comparisons: Sequence[Comparison], metric: str) -> str:
         )
     places = decimals(comparisons)
     parts = [_found(compared, verdict, metric, places) for verdict in (HELPS, HURTS)]
+    same = [each for each in compared if each.verdict == EQUIVALENT]
+    if same:
+        parts.append(f"{listed([named(each) for each in same])} made no difference to {metric} "
+                     f"beyond the margin of {same[0].margin:g}.")  # fmt: skip
     unclear = [each for each in compared if each.verdict == NONE]
     if unclear:
         parts.append(_unclear(unclear, metric, places))
@@ -164,7 +206,31 @@ def answer(comparisons: Sequence[Comparison], metric: str) -> str:
         ),
     ):
         parts.append(f"{listed([named(each) for each in whose])} {said}." if whose else "")
+    if any(each.screening for each in compared):
+        parts.append(f"This is screening: {SCREENING} seeds are a reason to train more.")
     return " ".join(filter(None, parts))
+
+
+def notes(comparisons: Sequence[Comparison]) -> list[str]:
+    """What goes with a table of verdicts, a sentence each."""
+    judged = [each for each in comparisons if each.level is not None]
+    said = []
+    if any(each.detectable is not None for each in judged):
+        said.append("detects: the gain found in 4 of 5 such studies; one below it could not have "
+                    "been seen reliably.")  # fmt: skip
+    if judged and judged[0].margin is not None:
+        small = [named(e) for e in judged if e.equivalent and e.verdict in (HELPS, HURTS)]
+        within = f"; shown to be within it all the same: {listed(small)}" if small else ""
+        said.append(f"Margin: {judged[0].margin:g}{within}.")
+    flipped = [each for each in judged if each.max_t_agrees is not None]
+    apart = [f"{named(e)} (p {probability(e.p_max_t)})" for e in flipped if not e.max_t_agrees]
+    if apart:
+        said.append(f"All flips of signs (max-T) say otherwise of {listed(apart)}.")
+    elif flipped:
+        said.append("All flips of signs (max-T) agree.")
+    if any(each.screening for each in judged):
+        said.append(f"Screening: {SCREENING} seeds are a reason to train more.")
+    return said
 
 
 def leaving(comparisons: Sequence[Comparison], metric: str) -> str:
@@ -181,8 +247,8 @@ def leaving(comparisons: Sequence[Comparison], metric: str) -> str:
         )
         parts += [f"{named(e)} {said} {metric} by {abs(e.gain or 0):.{places}f}" for e in found]
     if not parts:
-        return f"Against all methods together, leaving one out showed no effect on {metric}."
-    rest = "; the others showed no effect" if len(parts) < len(compared) else ""
+        return f"Against all methods together, no effect of leaving one out on {metric} is shown."
+    rest = "; for the others no effect is shown" if len(parts) < len(compared) else ""
     return f"Against all methods together, {listed(parts)}{rest}."
 
 
@@ -203,7 +269,7 @@ def _unclear(unclear: Sequence[Comparison], metric: str, places: int) -> str:
     widest = max(max(abs(each.low or 0), abs(each.high or 0)) for each in unclear)
     seeds = max(each.n for each in unclear)
     return (
-        f"For {listed([named(each) for each in unclear])} no effect was found with "
+        f"For {listed([named(each) for each in unclear])} no effect is shown with "
         f"{counted(seeds, 'seed')}; effects on {metric} as large as {widest:.{places}f} "
-        "could be missed."
+        "are not ruled out."
     )
