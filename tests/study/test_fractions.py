@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from whet import Batch, Study, Task, rows, subset
+from whet import Batch, Study, Task, composition, rows, subset
 from whet.errors import InputError
 from whet.methods import catalogue
 from whet.study import arms, design, fractions, node, trie
@@ -246,7 +246,7 @@ class TestArms:
 def test_a_node_trains_on_its_fraction_for_as_long(tmp_path: Path) -> None:
     options = {"updates": 12, "data_fraction": 0.1}
     seen: set[int] = set()
-    make = node.Run
+    make = composition.Run
 
     class Watched(make):  # type: ignore[misc, valid-type]
         def fit(self, *given: Any) -> Any:
@@ -254,7 +254,7 @@ def test_a_node_trains_on_its_fraction_for_as_long(tmp_path: Path) -> None:
             return super().fit(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node, "Run", Watched)
+        patch.setattr(composition, "Run", Watched)
         less = node.train(Node("digits", BASELINE, (), 0, options), tmp_path / "less")
     whole = node.train(Node("digits", BASELINE, (), 0, {"updates": 12}), tmp_path / "whole")
     train = len(node.sources.load("digits").task(0).train[0])

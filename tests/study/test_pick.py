@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import whet
-from whet import methods, sources
+from whet import composition, methods, sources
 from whet.errors import InputError
 from whet.study import node, pick, statistics
 from whet.study.conduct import Evidence
@@ -144,10 +144,11 @@ def test_a_stage_that_follows_is_trained_as_in_the_study(tmp_path: Path) -> None
     own = Arm("sam@after", (), "baseline@after", "after", ({"name": "sam"},))
     recipe, _ = written(own.name, [Arm(BASELINE), own], tmp_path)
     assert isinstance(recipe, whet.Recipe)
-    about = sources.load("digits").about
-    given: dict[str, Any] = {"updates": 20, "after": 0.25}
-    task = sources.load("digits").task(0)
-    wanted = node._longer(about, task, [{"name": "sam"}], given)
+    _, run = composition.compose(
+        sources.load("digits"), [], 0, updates=20, after=[{"name": "sam"}], share=0.25,
+        device="cpu", log=None,
+    )  # fmt: skip
+    wanted = run.recipe.stages[1]
     later = recipe.stages[1]
     assert (later.updates, later.schedule) == (wanted.updates, wanted.schedule)
     assert [*map(repr, map(methods.make, later.methods))] == [*map(repr, wanted.methods)]

@@ -101,7 +101,8 @@ def stretched(arms: Sequence[Arm], controls: Iterable[Control]) -> list[Arm]:
         one = wanted.get(arm.name)
         if one is not None and one.control not in {each.name for each in made}:
             after = None if arm.after is None else ()
-            made.append(Arm(one.control, (), _plain(arm), arm.placement, after, one.times))
+            made.append(Arm(one.control, (), _plain(arm), arm.placement, after,
+                            times=one.times))  # fmt: skip
     return made
 
 
@@ -213,6 +214,6 @@ def longer_costs(
         if arm.times != 1.0 and plain is not None:
             longer = (1 + after * arm.times) / (1 + after)
             times = arm.times if arm.after is None else longer
-            paces = [[a, b, times * pace] for a, b, pace in plain.paces]
+            paces = tuple([a, b, times * pace] for a, b, pace in plain.paces)
             found[arm.name] = replace(plain, update=times * plain.update, paces=paces)
     return found
