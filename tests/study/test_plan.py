@@ -22,6 +22,7 @@ def test_key_is_stable_across_processes_and_releases() -> None:
         {"options": {"threads": 2}},
         {"code": "other"},
         {"task": "other"},
+        {"parent": "0123456789abcdef"},
     ],
 )
 def test_key_changes_with_whatever_decides_the_result(change: dict[str, object]) -> None:
@@ -38,6 +39,9 @@ def test_where_the_file_lies_is_no_part_of_the_key() -> None:
 def test_json_round_trip() -> None:
     assert Node.from_json(NODE.to_json()) == NODE
     assert Node.from_json(NODE.to_json()).key == NODE.key
+    assert "parent" not in NODE.to_json()
+    leaf = replace(NODE, parent=NODE.key)
+    assert Node.from_json(leaf.to_json()) == leaf
 
 
 def test_folder_is_readable_and_safe() -> None:

@@ -42,6 +42,7 @@ class Node:
     options: Mapping[str, Any] = field(default_factory=dict)
     code: str = ""
     file: str | None = None  # of a user's task; where it lies is no part of what it gives
+    parent: str | None = None  # key of the node whose checkpoint it begins from; None begins anew
 
     @property
     def key(self) -> str:
@@ -58,6 +59,8 @@ class Node:
         """Plain values from which `from_json` makes an equal node."""
         values = asdict(self) | {"options": dict(self.options), "methods": list(self.methods)}
         del values["file"]
+        if self.parent is None:
+            del values["parent"]
         return values
 
     @classmethod

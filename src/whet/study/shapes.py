@@ -40,6 +40,7 @@ class _Node(_Shape):
     seed: Count
     options: Settings = {}
     code: str = ""
+    parent: str | None = None
 
 
 class _Task(_Shape):
