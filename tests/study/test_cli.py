@@ -58,7 +58,7 @@ def test_import_is_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["plan", "arms", "store", "statistics", "report", "figures", "conduct", "execute"]
+    "module", ["plan", "arms", "store", "statistics", "report", "figures", "conduct", "schedule"]
 )
 def test_study_needs_no_torch(module: str) -> None:
     code = f"import sys, whet.study.{module}; print('torch' in sys.modules)"

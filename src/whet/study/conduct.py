@@ -14,14 +14,17 @@ from rich.console import Console
 
 from whet.errors import InputError
 from whet.study import display, figures, files, redact, report, statistics, wording
-from whet.study.execute import TRAIN, Watch, execute, execute_here
+from whet.study.executors.here import Here
+from whet.study.executors.processes import Processes
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.prepare import Planner, Prepared, Request
 from whet.study.rehearsal import Rehearsal
+from whet.study.schedule import Watch, schedule
 from whet.study.statistics import Comparison
 from whet.study.store import Store
 
 CONFIDENCE = 0.95
+TRAIN = "whet.study.node:train"
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,10 @@ def _execute(
     nodes: Sequence[Node], store: Store, watch: Watch, request: Request, jobs: int,
     train: str, until: float = float("inf"),
 ) -> None:  # fmt: skip
-    if request.code is not None:  # a task that only this process knows
-        execute_here(nodes, store, watch, request.threads, until)
-    else:
-        execute(nodes, store, watch, jobs, request.threads, train, until)
+    here = request.code is not None  # a task that only this process knows
+    executor = (Here(store, TRAIN, request.threads) if here
+                else Processes(store, train, request.threads, jobs))  # fmt: skip
+    schedule(nodes, store, watch, executor, until=until)
 
 
 def _run(ready: Prepared, store: Store, console: Console, request: Request, train: str) -> None:

@@ -14,7 +14,7 @@ from whet.errors import InputError
 from whet.study import arms, budget, design, identity, plan
 from whet.study.budget import Choice
 from whet.study.design import Design
-from whet.study.execute import cores
+from whet.study.executors.executor import cores
 from whet.study.plan import BASELINE, Arm, Node
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
 

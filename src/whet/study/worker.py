@@ -23,6 +23,7 @@ from whet.study.store import Store
 
 Train = Callable[[Node, Path], Row]
 LOG = "log.txt"
+TAIL = 2000  # characters of a log that a row quotes
 
 
 def serve(connection: Connection, folder: Path, train: str, threads: int) -> None:
@@ -44,6 +45,13 @@ def failed(node: Node, reason: str, seconds: float = 0.0) -> Row:
     row |= {"metrics": {}, "curve": [], "updates": 0, "seconds": seconds}
     row |= {"seconds_per_update": None, "explain": "", "settings": list(node.methods)}
     return row | {"key": node.key, "environment": {}}
+
+
+def last_words(node: Node, store: Store) -> str:
+    """The end of what a node printed, as lines; nothing where it printed nothing."""
+    log = store.folder_of(node) / LOG
+    tail = log.read_text(errors="replace")[-TAIL:].strip() if log.exists() else ""
+    return f"{tail}\n" if tail else ""
 
 
 def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) -> Row:

@@ -7,8 +7,9 @@ import pytest
 
 from tests.study.conftest import ARMS, TRAIN
 from whet.study.conduct import Evidence
-from whet.study.execute import THREADS, execute
+from whet.study.executors.processes import THREADS, Processes
 from whet.study.plan import Node, Row
+from whet.study.schedule import schedule
 from whet.study.store import Store
 
 
@@ -19,8 +20,17 @@ class Noted:
     def started(self, node: Node) -> None:
         self.events.append(("started", node.arm, node.seed))
 
+    def again(self, node: Node, row: Row) -> None:
+        self.events.append(("again", node.arm, node.seed))
+
     def ended(self, node: Node, row: Row) -> None:
         self.events.append((row["status"], node.arm, node.seed))
+
+
+def execute(
+    nodes: list[Node], store: Store, noted: Noted, jobs: int, threads: int, train: str
+) -> None:
+    schedule(nodes, store, noted, Processes(store, train, threads, jobs))
 
 
 def test_every_node_has_its_row(toy: Evidence) -> None:
@@ -48,7 +58,7 @@ def test_failed_nodes_have_no_manifest_and_the_others_do(toy: Evidence, folder: 
 def test_one_worker_trains_in_order_with_its_threads(tmp_path: Path) -> None:
     store, noted = Store(tmp_path), Noted()
     nodes = [Node("toy", name, ({"name": name},), 0, {"threads": 3}) for name in ("same", "good")]
-    execute(nodes, store, noted, jobs=1, threads=3, train="tests.study.test_execute:environment")
+    execute(nodes, store, noted, jobs=1, threads=3, train="tests.study.test_processes:environment")
     assert noted.events == [
         ("started", "same", 0), ("done", "same", 0), ("started", "good", 0), ("done", "good", 0)
     ]  # fmt: skip
