@@ -40,8 +40,8 @@ class Told(Nobody):
 class Scripted(Closing):
     """Ends nodes in the order in which they came, as the script says of each attempt."""
 
-    def __init__(self, script: Callable[[Node, int], Ended], slots: int = 1) -> None:
-        self.slots, self.script = slots, script
+    def __init__(self, script: Callable[[Node, int], Ended], retries: int = 1) -> None:
+        self.slots, self.retries, self.script = 1, retries, script
         self.tries: Counter[str] = Counter()
         self.waiting: list[Node] = []
         self.closed = False
@@ -170,8 +170,8 @@ def test_a_node_whose_worker_died_is_tried_again() -> None:
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_but_not_for_ever(retries: int) -> None:
     told = Told()
-    executor = Scripted(lambda node, n: Ended(node, row(node, "failed", "killed"), True))
-    schedule(chain("a"), told, told, executor, retries=retries)
+    executor = Scripted(lambda node, n: Ended(node, row(node, "failed", "killed"), True), retries)
+    schedule(chain("a"), told, told, executor)
     assert executor.tries == {"a": retries + 1}
     assert (told.events[-1], told.kept) == (("failed", "a"), ["a"])
 

@@ -17,7 +17,6 @@ from whet.study.order import Queue
 from whet.study.plan import Node, Row
 from whet.study.worker import failed
 
-RETRIES = 1
 Clock = Callable[[], float]
 
 
@@ -53,7 +52,6 @@ def schedule(
     costs: Mapping[str, float] | None = None,
     rows: Mapping[str, Row] | None = None,
     until: float = math.inf,
-    retries: int = RETRIES,
     clock: Clock = time.monotonic,
 ) -> None:
     """Train the nodes; any exit closes the executor first.
@@ -66,7 +64,6 @@ def schedule(
         costs: expected seconds by key.
         rows: of nodes trained earlier, by key, that others begin from.
         until: once the clock passes it, no further node begins.
-        retries: how often a node is tried again whose worker died.
         clock: seconds.
     """
     with executor:
@@ -83,7 +80,7 @@ def schedule(
                 executor.submit(node)
                 training += 1
             for node, row, gone in executor.ended() if training else ():
-                if gone and lost[node.key] < retries and clock() <= until:
+                if gone and lost[node.key] < executor.retries and clock() <= until:
                     lost[node.key] += 1
                     watch.again(node, row)
                     executor.submit(node)

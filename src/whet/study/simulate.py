@@ -35,7 +35,7 @@ class Pretended(Closing):
     """An executor on which nothing happens but time; `begun` tells what began when."""
 
     def __init__(self, costs: Mapping[str, float], workers: int) -> None:
-        self.slots, self.now = workers, 0.0
+        self.slots, self.retries, self.now = workers, 0, 0.0
         self.begun: list[tuple[Node, float]] = []
         self._costs = costs
         self._ends: list[tuple[float, int, Node]] = []

@@ -63,18 +63,18 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
         if quiet:
             _log_to(folder / LOG)
         row = _load(train, threads)(node, folder)
-        row = _told(row, node)
+        row = told(row, node)
         store.finish(node, row)
     except BaseException as error:  # a run that calls exit() must not take the worker along
         if isinstance(error, Terminated) or (isinstance(error, KeyboardInterrupt) and not quiet):
             raise  # who is asked to end leaves a checkpoint and no row: the node goes on later
         mistake = isinstance(error, WhetError)
         reason = str(error) if mistake else traceback.format_exc()
-        row = _told(failed(node, reason, time.monotonic() - began), node)
+        row = told(failed(node, reason, time.monotonic() - began), node)
     return row
 
 
-def _told(row: Row, node: Node) -> Row:
+def told(row: Row, node: Node) -> Row:
     """The row without secrets and names of people or machines; what it is paired by stays."""
     return {**redact.values(row), "arm": node.arm, "seed": node.seed, "key": node.key}
 

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol, Self
 
 from whet.study.plan import Node, Row
 
+RETRIES = 1
+
 
 class Ended(NamedTuple):
     """A node that is no longer trained, and its row.
@@ -34,6 +36,10 @@ class Executor(Protocol):
     @property
     def slots(self) -> int:
         """How many nodes it can train at a time, at least one; it may change with a cluster."""
+
+    @property
+    def retries(self) -> int:
+        """How often a node is tried again that was lost."""
 
     def submit(self, node: Node) -> None:
         """Begin to train a node."""

@@ -11,7 +11,7 @@ from whet.study.worker import run
 class Here(Closing):
     """This process. What a node prints is printed, and Ctrl-C reaches it."""
 
-    slots = 1
+    slots, retries = 1, 0
 
     def __init__(self, store: Store, train: str, threads: int) -> None:
         self._given = (store, train, threads)

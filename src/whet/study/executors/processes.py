@@ -14,7 +14,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from whet.study.executors.executor import Closing, Ended
+from whet.study.executors.executor import RETRIES, Closing, Ended
 from whet.study.plan import Node, Row
 from whet.study.store import Store
 from whet.study.worker import failed, last_words, serve
@@ -24,10 +24,20 @@ PATIENCE = 5.0
 
 
 class Processes(Closing):
-    """Worker processes, each with one node at a time."""
+    """Worker processes, each with one node at a time.
 
-    def __init__(self, store: Store, train: str, threads: int, jobs: int) -> None:
-        self.slots = jobs
+    Args:
+        store: of the study.
+        train: what trains, as `module:function`.
+        threads: torch threads of each run.
+        jobs: runs at a time.
+        retries: how often a node is tried again whose worker died.
+    """
+
+    def __init__(
+        self, store: Store, train: str, threads: int, jobs: int, retries: int = RETRIES
+    ) -> None:
+        self.slots, self.retries = jobs, retries
         self._given = (store, train, threads)
         self._workers: list[_Worker] = []
 
@@ -69,7 +79,7 @@ class _Worker:
         self.store = store
         self.node: Node | None = None
         self.dead = False
-        with _interrupts_blocked(), _threads_set(threads):
+        with _interrupts_blocked(), threads_set(threads):
             self.process.start()
         theirs.close()
 
@@ -116,7 +126,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def _threads_set(threads: int) -> Iterator[None]:
+def threads_set(threads: int) -> Iterator[None]:
     """Libraries read their thread count when they load, which in a worker is after its start."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, str(threads)))
