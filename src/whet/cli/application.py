@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a user's mistake is one message on stderr and exit code 2."""
     try:
+        sys.argv[1:] = _completed(sys.argv[1:])
         app()
     except WhetError as error:
         from whet.study.wording import plain
@@ -34,6 +36,16 @@ def main() -> None:
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _completed(words: list[str]) -> list[str]:
+    """With the address that `--ray` alone stands for, as typer knows no optional values.
+
+    >>> _completed(["study", "--ray", "--seeds", "3"])
+    ['study', '--ray=local', '--seeds', '3']
+    """
+    alone = [word == "--ray" and after[:1] == "-" for word, after in pairwise([*words, "-"])]
+    return ["--ray=local" if each else word for word, each in zip(words, alone, strict=True)]
 
 
 def _print_version(wanted: bool) -> None:

@@ -70,6 +70,22 @@ def study(
     device: Annotated[
         str, typer.Option(help="auto, cpu or cuda; another kind is another study.")
     ] = "auto",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Train on a Ray cluster, as 10.0.0.1:6379. Without an address: on one of this "
+            "machine, for this study alone.",
+        ),
+    ] = None,
+    executor: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train in batch jobs, on Slurm, as a TOML file says. [bold]whet doctor[/bold] "
+            "tries it.",
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the results in the folder and begin anew.")
     ] = False,
@@ -88,6 +104,7 @@ def study(
       whet study my/task.py --fast
       whet study my/task.py --design both --budget 8h
       whet study my/task.py --methods fgm,r_drop --when start,whole,end
+      whet study my/task.py --ray 10.0.0.1:6379
     """
     from whet import places
     from whet.study import display
@@ -99,7 +116,7 @@ def study(
     file = places.file_of(task)
     request = Request(
         task if file is None else places.name_of(file), file, methods, seeds, when, design,
-        budget, fast, out, jobs, threads, device, fresh,
+        budget, fast, out, jobs, threads, device, fresh, None, ray, executor,
     )  # fmt: skip
     found = conduct(request, screen)
     if isinstance(found, Rehearsal):

@@ -14,17 +14,15 @@ from rich.console import Console
 
 from whet.errors import InputError
 from whet.study import display, figures, files, redact, report, statistics, wording
-from whet.study.executors.here import Here
-from whet.study.executors.processes import Processes
+from whet.study.executors.choice import TRAIN
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.prepare import Planner, Prepared, Request
 from whet.study.rehearsal import Rehearsal
-from whet.study.schedule import Watch, schedule
+from whet.study.schedule import schedule
 from whet.study.statistics import Comparison
 from whet.study.store import Store
 
 CONFIDENCE = 0.95
-TRAIN = "whet.study.node:train"
 
 
 @dataclass(frozen=True)
@@ -65,13 +63,13 @@ def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence 
         for note in [*notes, *store.mend()]:
             _say(console, f"note: {note}")
         say = functools.partial(_say, console)
-        rehearse = functools.partial(_rehearse, request=request, console=console, train=train)
+        rehearse = functools.partial(_rehearse, planner=planner, console=console, train=train)
         try:
             ready = planner.prepare(rehearse, store.study(), say)
             if request.fast and ready.rehearsal is not None:
                 return ready.rehearsal
             store.write_study(ready.study)
-            _run(ready, store, console, request, train)
+            _run(ready, store, console, planner, train)
         except KeyboardInterrupt:
             _say(console, f"Stopped. {_kept(store)}")
             _say(console, f"Continue with: {replace(request, fresh=False).command}")
@@ -95,25 +93,17 @@ def _kept(store: Store) -> str:
 
 
 def _rehearse(
-    nodes: Sequence[Node], store: Store, *, request: Request, console: Console, train: str
+    nodes: Sequence[Node], store: Store, *, planner: Planner, console: Console, train: str
 ) -> None:
     with display.progress(console, len(nodes), "") as watch:
-        _execute(nodes, store, watch, request, request.jobs or 1, train)
+        executor = planner.where.open(store, train, planner.device, planner.request.jobs)
+        schedule(nodes, store, watch, executor)
 
 
-def _execute(
-    nodes: Sequence[Node], store: Store, watch: Watch, request: Request, jobs: int,
-    train: str, until: float = float("inf"),
-) -> None:  # fmt: skip
-    here = request.code is not None  # a task that only this process knows
-    executor = (Here(store, TRAIN, request.threads) if here
-                else Processes(store, train, request.threads, jobs))  # fmt: skip
-    schedule(nodes, store, watch, executor, until=until)
-
-
-def _run(ready: Prepared, store: Store, console: Console, request: Request, train: str) -> None:
+def _run(ready: Prepared, store: Store, console: Console, planner: Planner, train: str) -> None:
     nodes, study = ready.nodes, ready.study
-    waiting = [node for node in nodes if store.done(node) is None]
+    rows = {node.key: row for node in nodes if (row := store.done(node)) is not None}
+    waiting = [node for node in nodes if node.key not in rows]
     store.retry(waiting)
     store.rebuild(nodes)
     jobs = max(1, min(study["jobs"], len(waiting)))
@@ -130,7 +120,9 @@ def _run(ready: Prepared, store: Store, console: Console, request: Request, trai
     if others:
         _say(console, f"{wording.counted(others, 'run')} of other settings or code: kept, unused")
     with display.progress(console, len(waiting), study["task"]["metric"]) as watch:
-        _execute(waiting, store, watch, request, jobs, train, ready.until)
+        if waiting:
+            executor = planner.where.open(store, train, planner.device, jobs)
+            schedule(waiting, store, watch, executor, rows=rows, until=ready.until)
     late = sum(store.done(node) is None for node in waiting)
     if late and ready.until != float("inf"):
         _say(console, f"The budget is spent; {wording.counted(late, 'run')} did not end. The same "

@@ -14,7 +14,7 @@ from whet.errors import InputError
 from whet.study import arms, budget, design, identity, plan
 from whet.study.budget import Choice
 from whet.study.design import Design
-from whet.study.executors.executor import cores
+from whet.study.executors.choice import choose
 from whet.study.plan import BASELINE, Arm, Node
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
 
@@ -41,6 +41,8 @@ class Request:
         device: `auto`, `cpu` or `cuda`.
         fresh: forget what is in the folder.
         code: identity of a task that is no file, when only this process knows it.
+        ray: address of a Ray cluster that trains.
+        executor: a file that says where batch jobs train.
     """
 
     task: str
@@ -57,6 +59,8 @@ class Request:
     device: str = "auto"
     fresh: bool = False
     code: str | None = None
+    ray: str | None = None
+    executor: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -69,7 +73,7 @@ class Request:
         words = ["whet", "study", str(self.file or self.task)]
         given = {
             "methods": self.methods, "seeds": self.seeds, "budget": self.budget, "out": self.out,
-            "jobs": self.jobs,
+            "jobs": self.jobs, "ray": self.ray, "executor": self.executor,
         }  # fmt: skip
         usual = {"when": "whole", "design": "add-one", "threads": 1, "device": "auto"}
         given |= {n: None if getattr(self, n) == v else getattr(self, n) for n, v in usual.items()}
@@ -112,9 +116,13 @@ class Planner:
             )
         file = None if request.file is None else str(request.file)
         self.request, self.cards = request, catalogue()
-        self.task: dict[str, Any] = describe(request.task, file, request.device)
-        self.device = self.task.pop("device")
-        self.jobs = request.jobs or _jobs(self.device, request.threads)
+        self.where = choose(
+            request.ray, request.executor, threads=request.threads, jobs=request.jobs,
+            device=request.device, alone=request.code is not None,
+        )  # fmt: skip
+        here = "cpu" if self.where.elsewhere else request.device
+        self.task: dict[str, Any] = describe(request.task, file, here)
+        self.device, self.jobs = self.where.look(self.task.pop("device"))
         self.open = request.methods is None and self.task["methods"] is None
         self.left_out: dict[str, str] = {}
         singles = self._singles()
@@ -231,7 +239,3 @@ class Planner:
             "asked": self.request.asks(), "notes": made.notes, "left_out": self.left_out,
             "nodes": [node.to_json() for node in nodes],
         }, nodes  # fmt: skip
-
-
-def _jobs(device: str, threads: int) -> int:
-    return 1 if device != "cpu" else max(1, cores() // threads)

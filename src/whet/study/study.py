@@ -35,6 +35,8 @@ class Study:
         jobs: runs at a time.
         threads: torch threads of each run.
         device: `auto`, `cpu` or `cuda`.
+        ray: address of a Ray cluster that trains; `local` for one on this machine.
+        executor: a file that says where batch jobs train.
         console: where progress goes.
 
     Raises:
@@ -59,7 +61,8 @@ class Study:
         methods: str | Sequence[str | Mapping[str, Any]] | None = None, seeds: int | None = None,
         when: str = "whole", design: str = "add-one", budget: str | None = None,
         out: str | Path | None = None, jobs: int | None = None, threads: int = 1,
-        device: str = "auto", console: Console | None = None,
+        device: str = "auto", ray: str | None = None, executor: str | Path | None = None,
+        console: Console | None = None,
     ) -> None:  # fmt: skip
         self._console = console
         name, file, code = _named(task)
@@ -67,7 +70,7 @@ class Study:
             name, file, methods if methods is None or isinstance(methods, str)
             else arms.written(methods), seeds, when, design, budget,
             out=None if out is None else Path(out), jobs=jobs, threads=threads, device=device,
-            code=code,
+            code=code, ray=ray, executor=None if executor is None else Path(executor),
         )  # fmt: skip
 
     def run(self, *, fresh: bool = False) -> Evidence:

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from whet.errors import InputError, WhetError
+from whet.study.executors.choice import LOCAL
 from whet.study.executors.executor import RETRIES, Closing, Ended, cores
 from whet.study.executors.job import Jobs, answered, perform
 from whet.study.executors.processes import THREADS
@@ -18,7 +19,6 @@ from whet.study.plan import Node
 from whet.study.store import Store
 from whet.study.worker import failed, last_words
 
-LOCAL = "local"  # as an address: a cluster on this machine, for this study alone
 STORED = 100 << 20  # bytes for Ray's object store, in which only rows pass by
 PERIOD = 1.0  # seconds after which a changed number of machines is noticed
 
@@ -43,15 +43,14 @@ class Ray(Closing):
         self._jobs, self._limit, self.retries = Jobs(store, train, threads), jobs, retries
         self._store, self._threads, self._cuda = store, threads, device == "cuda"
         self._ray = connect(address, threads)
-        self._task = self._ray.remote(
-            num_cpus=threads, num_gpus=int(self._cuda), max_retries=0
-        )(perform)  # fmt: skip
+        needs = {"num_cpus": threads, "num_gpus": int(self._cuda), "max_retries": 0}
+        self._task = self._ray.remote(**needs)(perform)
         self._training: dict[Any, Node] = {}
 
     @property
     def slots(self) -> int:
-        """Runs that the cluster has room for now."""
-        return self._limit or room(self._ray, self._threads, self._cuda)
+        """Runs that the cluster has room for now; one that grows must see a demand."""
+        return self._limit or max(1, room(self._ray, self._threads, self._cuda))
 
     def submit(self, node: Node) -> None:
         self._training[self._task.remote(str(self._jobs.write(node)))] = node
@@ -106,18 +105,35 @@ def connect(address: str, threads: int = 1) -> Any:
     return ray
 
 
-def room(ray: Any, threads: int, cuda: bool) -> int:
-    """Runs that the machines of a cluster have room for, those in progress included.
+def look(address: str, threads: int, device: str) -> tuple[str, int]:
+    """The device that a cluster trains on, and the runs that it has room for.
 
-    At least one, so that a cluster that grows on demand sees a demand.
+    Raises:
+        InputError: CUDA is asked for, and the cluster has no GPU.
     """
+    ray = connect(address, threads)
+    try:
+        there = room(ray, threads, True) > 0
+        if device == "cuda" and not there:
+            raise InputError(
+                f"--device cuda, but no machine of the Ray cluster {address} offers a GPU (and "
+                f"{threads} CPUs beside it). Start its machines with --num-gpus, or use cpu."
+            )
+        cuda = there and device != "cpu"
+        return "cuda" if cuda else "cpu", max(1, room(ray, threads, cuda))
+    finally:
+        ray.shutdown()
+
+
+def room(ray: Any, threads: int, cuda: bool) -> int:
+    """Runs that the machines of a cluster have room for, those in progress included."""
     total = 0
     for machine in ray.nodes():
         if machine["Alive"]:
             has = machine["Resources"]
             each = int(has.get("CPU", 0) // threads)
             total += min(each, int(has.get("GPU", 0))) if cuda else each
-    return max(1, total)
+    return total
 
 
 def _installed() -> Any:

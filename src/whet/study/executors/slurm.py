@@ -63,6 +63,7 @@ class Batch(Closing):
         self._batch = opened(store.folder.resolve() / FOLDER, settings, threads)
         self._waiting: list[Node] = []
         self._training: list[_Training] = []
+        self._leaving: list[Any] = []  # jobs whose row is there, and whose process may be
         self._asked = time.monotonic()
 
     def submit(self, node: Node) -> None:
@@ -82,8 +83,8 @@ class Batch(Closing):
                 found.append(Ended(each.node, row))
             elif self._gone(each):
                 found.append(Ended(each.node, failed(each.node, self._why(each)), lost=True))
-        for node, _, _ in found:
-            self._forget(node)
+        for node, _, lost in found:
+            self._forget(node, lost)
         if not found:
             time.sleep(self._settings.period_s)
         return found
@@ -91,10 +92,11 @@ class Batch(Closing):
     def close(self) -> None:
         for each in self._training:
             _cancel(each.job)
-        for each in self._training:
-            _await(each.job)
+            self._leaving.append(each.job)
             self._clean(each.node)
-        self._training, self._waiting = [], []
+        for job in self._leaving:
+            _await(job)
+        self._training, self._waiting, self._leaving = [], [], []
 
     def _submit(self) -> None:
         """Submit what was handed over since; several jobs are one array."""
@@ -146,11 +148,13 @@ class Batch(Closing):
         each.gone = each.gone or time.monotonic()
         return time.monotonic() - each.gone >= self._settings.patience_s
 
-    def _forget(self, node: Node) -> None:
-        """A job that is over; one that Slurm would start again must not come back."""
+    def _forget(self, node: Node, lost: bool) -> None:
+        """Of a node that ended; a lost job that Slurm would start again must not come back."""
         for each in [each for each in self._training if each.node is node]:
             self._training.remove(each)
-            _cancel(each.job)
+            self._leaving.append(each.job)
+            if lost:
+                _cancel(each.job)
         self._clean(node)
 
     def _clean(self, node: Node) -> None:
