@@ -1,11 +1,12 @@
 """The command line. Importing it loads typer and nothing heavy; commands import what they need."""
 
-from whet.cli import listing, studying, writing
+from whet.cli import checking, listing, studying, writing
 from whet.cli.application import app, main
 
 __all__ = ["app", "main"]
 
 for command in (
     studying.study, studying.report, writing.new, listing.tasks, listing.methods,
+    checking.doctor,
 ):  # fmt: skip
     app.command()(command)

@@ -22,6 +22,7 @@ from whet.study.store import Store
 from whet.study.worker import failed, run, told
 
 NAME, LOCK = "job.json", "run.lock"
+CODE = "whet's code"
 HELD = 60.0  # seconds that a process of a killed study may take to end
 
 
@@ -81,7 +82,7 @@ def perform(path: str) -> str:
 
 def same(file: str | None = None) -> dict[str, str]:
     """What decides results and must be the same on all machines: versions and code."""
-    found = identity.versions() | {"whet's code": _code()}
+    found = identity.versions() | {CODE: _code()}
     if file is not None and Path(file).is_file():
         found[f"the code of {file}"] = identity.code_of([], file=Path(file))
     return found

@@ -73,9 +73,12 @@ class Ray(Closing):
         return ended
 
     def close(self) -> None:
-        """Leave the cluster, which then ends this study's tasks."""
-        for task in self._training:
-            self._ray.cancel(task, force=True)
+        """Leave the cluster, which then ends this study's tasks by itself.
+
+        To cancel them first would be a race that Ray loses: its process aborts in between.
+        """
+        for node in self._training.values():
+            self._jobs.remove(node)
         self._training.clear()
         self._ray.shutdown()
 

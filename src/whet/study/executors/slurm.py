@@ -10,28 +10,23 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from whet.errors import InputError, WhetError
+from whet.errors import WhetError
 from whet.study import files
+from whet.study.executors import batches
 from whet.study.executors.executor import Closing, Ended
 from whet.study.executors.job import NAME, Jobs, perform
-from whet.study.executors.processes import PATIENCE, THREADS, threads_set
+from whet.study.executors.processes import threads_set
 from whet.study.executors.settings import Settings
 from whet.study.plan import Node, Row
 from whet.study.store import Store
 from whet.study.worker import failed, last_words
 
 FOLDER, NUMBER = "jobs", "batch.json"
-# what Slurm says of jobs that have ended for good is anything else, PREEMPTED among it
-GOING = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "RESIZING", "REQUEUED", "REQUEUE_HOLD",
-         "COMPLETING", "STAGE_OUT", "SIGNALING", "READY", "UNKNOWN"}  # fmt: skip
 
 
 @dataclass
@@ -60,7 +55,7 @@ class Batch(Closing):
         self.slots, self.retries = jobs or settings.concurrency, settings.resubmissions
         self._store, self._settings, self._threads = store, settings, threads
         self._jobs = Jobs(store, train, threads)
-        self._batch = opened(store.folder.resolve() / FOLDER, settings, threads)
+        self._batch = batches.opened(store.folder.resolve() / FOLDER, settings, threads)
         self._waiting: list[Node] = []
         self._training: list[_Training] = []
         self._leaving: list[Any] = []  # jobs whose row is there, and whose process may be
@@ -91,11 +86,11 @@ class Batch(Closing):
 
     def close(self) -> None:
         for each in self._training:
-            _cancel(each.job)
+            batches.cancel(each.job)
             self._leaving.append(each.job)
             self._clean(each.node)
         for job in self._leaving:
-            _await(job)
+            batches.leave(job)
         self._training, self._waiting, self._leaving = [], [], []
 
     def _submit(self) -> None:
@@ -124,7 +119,7 @@ class Batch(Closing):
             return None
         job = self._batch.job_class(self._batch.folder, str(written["job"]))
         there = (self._store.folder_of(node) / NAME).exists()
-        return job if there and not _over(job) else None
+        return job if there and not batches.over(job) else None
 
     def _row(self, node: Node) -> Row | None:
         folder = self._store.folder_of(node)
@@ -135,14 +130,13 @@ class Batch(Closing):
     def _ask(self) -> None:
         """Ask Slurm about all jobs at once, not too often."""
         often = max(self._settings.period_s, self._settings.patience_s / 4)
-        asks = self._training and self._settings.kind == "slurm"
-        if asks and time.monotonic() - self._asked >= often:
-            self._training[0].job.watcher.update()
+        if self._training and time.monotonic() - self._asked >= often:
+            batches.ask(self._training[0].job)
             self._asked = time.monotonic()
 
     def _gone(self, each: _Training) -> bool:
         """Whether a job is over for so long that its row would be seen by now."""
-        if not _over(each.job):
+        if not batches.over(each.job):
             each.gone = None
             return False
         each.gone = each.gone or time.monotonic()
@@ -154,7 +148,7 @@ class Batch(Closing):
             self._training.remove(each)
             self._leaving.append(each.job)
             if lost:
-                _cancel(each.job)
+                batches.cancel(each.job)
         self._clean(node)
 
     def _clean(self, node: Node) -> None:
@@ -163,10 +157,8 @@ class Batch(Closing):
 
     def _why(self, each: _Training) -> str:
         said = last_words(each.node, self._store)
-        with suppress(OSError):
-            said = said or (each.job.stderr() or "")[-2000:]
-        said = f"{said.strip()}\n" if said.strip() else ""
-        return f"{said}job {each.job.job_id} is gone without a result ({_state(each.job)})"
+        said = said or batches.printed(each.job)
+        return f"{said}job {each.job.job_id} is gone without a result ({batches.state(each.job)})"
 
 
 def work(path: str) -> None:
@@ -174,87 +166,3 @@ def work(path: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     perform(path)
-
-
-def opened(folder: Path, settings: Settings, threads: int) -> Any:
-    """The executor of submitit.
-
-    Raises:
-        WhetError: submitit is not installed.
-        InputError: there is no Slurm here.
-    """
-    try:
-        import submitit
-    except ImportError as error:
-        raise WhetError(
-            "--executor needs submitit, which is not installed: pip install 'whet[slurm]'."
-        ) from error
-    kind: Any = submitit.SlurmExecutor if settings.kind == "slurm" else submitit.LocalExecutor
-    try:
-        made = kind(folder, **({"python": settings.python} if settings.python else {}))
-    except RuntimeError as error:
-        raise InputError(
-            'kind = "slurm", but there is no `srun` on this machine. Begin the study on a machine '
-            'that submits jobs, or try the file with kind = "local".'
-        ) from error
-    made.update_parameters(**parameters(settings, threads))
-    return made
-
-
-def parameters(settings: Settings, threads: int) -> Mapping[str, Any]:
-    """The settings in submitit's words."""
-    found: dict[str, Any] = {"timeout_min": settings.timeout_min}
-    if settings.gpus_per_node:
-        found["gpus_per_node"] = settings.gpus_per_node
-    if settings.kind == "local":
-        return found
-    containers = {"image": settings.container, "mounts": settings.container_mounts}
-    again = "requeue" if settings.requeue else "no-requeue"
-    given = found | {
-        "cpus_per_task": settings.cpus_per_task or threads, "mem_gb": settings.mem_gb,
-        "partition": settings.partition, "account": settings.account, "name": "whet",
-        "array_parallelism": settings.concurrency,
-        "setup": [*(f"export {name}={threads}" for name in THREADS), *settings.setup],
-        "srun_args": [f"--container-{name}={v}" for name, v in containers.items() if v],
-        "additional_parameters": {again: True, **settings.sbatch},
-    }  # fmt: skip
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _state(job: Any) -> str:
-    """What is known of a job, without asking."""
-    if _is_process(job):
-        return "RUNNING" if _runs(job) else "ended"
-    return str(job.watcher.get_state(job.job_id, mode="cache")).partition(" ")[0]
-
-
-def _over(job: Any) -> bool:
-    """Whether a job is neither queued nor running."""
-    return not _runs(job) if _is_process(job) else _state(job) not in GOING
-
-
-def _cancel(job: Any) -> None:
-    if not _is_process(job):
-        job.cancel(check=False)
-    elif _runs(job):
-        os.kill(int(job.job_id), signal.SIGTERM)
-
-
-def _await(job: Any) -> None:
-    """Let a process end before its folder is used again; what Slurm ends is kept off by a lock."""
-    if _is_process(job) and job._process is not None:
-        with suppress(subprocess.TimeoutExpired):
-            job._process.wait(PATIENCE)
-
-
-def _is_process(job: Any) -> bool:
-    return type(job).__name__ == "LocalJob"
-
-
-def _runs(job: Any) -> bool:
-    """Whether the process that stands for a job is there; it may be of a study that is dead."""
-    if job._process is not None:
-        return job._process.poll() is None
-    with suppress(OSError):
-        return b"submitit" in Path(f"/proc/{job.job_id}/cmdline").read_bytes()
-    return False

@@ -1,0 +1,119 @@
+"""Batch jobs by submitit: on Slurm, or as processes of this machine that stand for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from whet.errors import InputError, WhetError
+from whet.study.executors.processes import PATIENCE, THREADS
+from whet.study.executors.settings import Settings
+from whet.study.worker import TAIL
+
+# what Slurm says of jobs that have ended for good is anything else, PREEMPTED among it
+GOING = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "RESIZING", "REQUEUED", "REQUEUE_HOLD",
+         "COMPLETING", "STAGE_OUT", "SIGNALING", "READY", "UNKNOWN"}  # fmt: skip
+
+
+def opened(folder: Path, settings: Settings, threads: int) -> Any:
+    """The executor of submitit.
+
+    Raises:
+        WhetError: submitit is not installed.
+        InputError: there is no Slurm here.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise WhetError(
+            "--executor needs submitit, which is not installed: pip install 'whet[slurm]'."
+        ) from error
+    kind: Any = submitit.SlurmExecutor if settings.kind == "slurm" else submitit.LocalExecutor
+    try:
+        made = kind(folder, **({"python": settings.python} if settings.python else {}))
+    except RuntimeError as error:
+        raise InputError(
+            'kind = "slurm", but there is no `srun` on this machine. Begin the study on a machine '
+            'that submits jobs, or try the file with kind = "local".'
+        ) from error
+    made.update_parameters(**parameters(settings, threads))
+    return made
+
+
+def parameters(settings: Settings, threads: int) -> Mapping[str, Any]:
+    """The settings in submitit's words."""
+    found: dict[str, Any] = {"timeout_min": settings.timeout_min}
+    if settings.gpus_per_node:
+        found["gpus_per_node"] = settings.gpus_per_node
+    if settings.kind == "local":
+        return found
+    containers = {"image": settings.container, "mounts": settings.container_mounts}
+    again = "requeue" if settings.requeue else "no-requeue"
+    given = found | {
+        "cpus_per_task": settings.cpus_per_task or threads, "mem_gb": settings.mem_gb,
+        "partition": settings.partition, "account": settings.account, "name": "whet",
+        "array_parallelism": settings.concurrency,
+        "setup": [*(f"export {name}={threads}" for name in THREADS), *settings.setup],
+        "srun_args": [f"--container-{name}={v}" for name, v in containers.items() if v],
+        "additional_parameters": {again: True, **settings.sbatch},
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def ask(job: Any) -> None:
+    """Ask Slurm about a job, and with it about all others of this process."""
+    if not _is_process(job):
+        job.watcher.update()
+
+
+def state(job: Any) -> str:
+    """What is known of a job, without asking."""
+    if _is_process(job):
+        return "RUNNING" if _runs(job) else "ended"
+    return str(job.watcher.get_state(job.job_id, mode="cache")).partition(" ")[0]
+
+
+def over(job: Any) -> bool:
+    """Whether a job is neither queued nor running."""
+    return not _runs(job) if _is_process(job) else state(job) not in GOING
+
+
+def cancel(job: Any) -> None:
+    """Ask a job to end; it writes a checkpoint first."""
+    if not _is_process(job):
+        job.cancel(check=False)
+    elif _runs(job):
+        os.kill(int(job.job_id), signal.SIGTERM)
+
+
+def leave(job: Any) -> None:
+    """Let a process end before its folder is used again; what Slurm ends is kept off by a lock."""
+    if _is_process(job) and job._process is not None:
+        with suppress(subprocess.TimeoutExpired):
+            job._process.wait(PATIENCE)
+
+
+def printed(job: Any) -> str:
+    """The end of what a job said on stderr, as lines."""
+    with suppress(OSError):
+        tail = (job.stderr() or "")[-TAIL:].strip()
+        return f"{tail}\n" if tail else ""
+    return ""
+
+
+def _is_process(job: Any) -> bool:
+    return type(job).__name__ == "LocalJob"
+
+
+def _runs(job: Any) -> bool:
+    """Whether the process that stands for a job is there; it may be of a study that is dead."""
+    if job._process is not None:
+        return job._process.poll() is None
+    with suppress(OSError):
+        return b"submitit" in Path(f"/proc/{job.job_id}/cmdline").read_bytes()
+    return False
