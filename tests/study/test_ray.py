@@ -146,9 +146,11 @@ def test_room_and_devices(cluster: Any) -> None:
         look(cluster.address, 1, "cuda")
 
 
-def test_no_cluster_there() -> None:
-    with pytest.raises(InputError, match=r"--ray 127\.0\.0\.1:9: no Ray cluster answers"):
-        connect("127.0.0.1:9")
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "digits", "ray://127.0.0.1:10001"])
+@pytest.mark.usefixtures("ray")
+def test_no_cluster_there(address: str) -> None:
+    with pytest.raises(InputError, match=f"--ray {address}: no Ray cluster answers"):
+        connect(address)
 
 
 def test_a_machine_that_is_killed_in_the_middle(cluster: Any, tmp_path: Path) -> None:

@@ -47,22 +47,22 @@ def opened(folder: Path, settings: Settings, threads: int) -> Any:
 
 def parameters(settings: Settings, threads: int) -> Mapping[str, Any]:
     """The settings in submitit's words."""
-    found: dict[str, Any] = {"timeout_min": settings.timeout_min}
-    if settings.gpus_per_node:
-        found["gpus_per_node"] = settings.gpus_per_node
+    found: dict[str, Any] = {"gpus_per_node": settings.gpus_per_node or None}
     if settings.kind == "local":
-        return found
-    containers = {"image": settings.container, "mounts": settings.container_mounts}
-    again = "requeue" if settings.requeue else "no-requeue"
-    given = found | {
-        "cpus_per_task": settings.cpus_per_task or threads, "mem_gb": settings.mem_gb,
-        "partition": settings.partition, "account": settings.account, "name": "whet",
-        "array_parallelism": settings.concurrency,
-        "setup": [*(f"export {name}={threads}" for name in THREADS), *settings.setup],
-        "srun_args": [f"--container-{name}={v}" for name, v in containers.items() if v],
-        "additional_parameters": {again: True, **settings.sbatch},
-    }  # fmt: skip
-    return {name: value for name, value in given.items() if value is not None}
+        found |= {"timeout_min": settings.timeout_min}
+    else:
+        containers = {"image": settings.container, "mounts": settings.container_mounts}
+        again = "requeue" if settings.requeue else "no-requeue"
+        found |= {
+            "time": settings.timeout_min, "cpus_per_task": settings.cpus_per_task or threads,
+            "mem": None if settings.mem_gb is None else f"{round(1024 * settings.mem_gb)}MB",
+            "partition": settings.partition, "account": settings.account, "job_name": "whet",
+            "array_parallelism": settings.concurrency,
+            "setup": [*(f"export {name}={threads}" for name in THREADS), *settings.setup],
+            "srun_args": [f"--container-{name}={v}" for name, v in containers.items() if v],
+            "additional_parameters": {again: True, **settings.sbatch},
+        }  # fmt: skip
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def ask(job: Any) -> None:

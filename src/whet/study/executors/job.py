@@ -77,6 +77,7 @@ def perform(path: str) -> str:
         row = told(failed(node, str(error)), node)
     if row["status"] == "failed":
         store.finish(node, row)
+    Path(path).unlink(missing_ok=True)
     return files.to_json(row)
 
 

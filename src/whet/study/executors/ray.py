@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import Any
 
 from whet.errors import InputError, WhetError
@@ -99,13 +100,23 @@ def connect(address: str, threads: int = 1) -> Any:
     ray = _installed()
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
+        if address not in (LOCAL, "auto"):
+            _reach(address)
         ray.init(address, **given)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"--ray {address}: no Ray cluster answers ({_first(error)}). Start one with `ray start "
             "--head`, give its address as HOST:PORT, or use --ray local."
         ) from error
     return ray
+
+
+def _reach(address: str) -> None:
+    """Ray itself would try for minutes where nobody listens."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ValueError("an address is HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def look(address: str, threads: int, device: str) -> tuple[str, int]:

@@ -1,25 +1,4 @@
-"""The executor file: TOML that says where batch jobs run.
-
-```toml
-kind = "slurm"            # or "local": the same, as processes of this machine, to try it out
-concurrency = 32          # jobs in the queue or running at a time
-timeout_min = 120         # of one run; one that takes longer goes on from its checkpoint
-cpus_per_task = 8
-gpus_per_node = 1         # 1 where runs train on CUDA, else 0
-mem_gb = 32
-partition = "gpu"
-account = "project"
-setup = ["module load cuda"]              # lines of shell before Python
-container = "registry#image:tag"          # for pyxis; without it this Python is used
-container_mounts = "/shared:/shared"
-python = "/shared/env/bin/python"
-sbatch = {qos = "high"}                   # further options of sbatch
-requeue = false           # whether Slurm itself starts a preempted job again
-resubmissions = 3         # how often a job that vanished is submitted again
-period_s = 5              # between two looks at the shared folder
-patience_s = 60           # until what a job wrote is seen here
-```
-"""
+"""The executor file: TOML that says where batch jobs run; docs/clusters.md shows all of it."""
 
 from __future__ import annotations
 

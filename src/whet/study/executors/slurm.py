@@ -13,6 +13,7 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from whet.errors import WhetError
@@ -166,3 +167,4 @@ def work(path: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     perform(path)
+    Path(path).with_name(NUMBER).unlink(missing_ok=True)
