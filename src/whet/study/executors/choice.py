@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whet.errors import InputError
 from whet.study.executors.executor import Executor, cores
-from whet.study.executors.settings import Settings, read
 from whet.study.store import Store
+
+if TYPE_CHECKING:
+    from whet.study.executors.settings import Settings
 
 LOCAL = "local"  # as a cluster's address: one on this machine, for this study alone
 TRAIN = "whet.study.node:train"
@@ -90,8 +93,11 @@ def choose(
             "a function that only this process knows cannot be trained elsewhere: write it to a "
             "file (`whet new task.py`) and study the file."
         )
-    settings = None if executor is None else read(executor)
-    if settings is not None:
+    settings = None
+    if executor is not None:
+        from whet.study.executors.settings import read
+
+        settings = read(executor)
         if device not in ("auto", settings.device):
             raise InputError(
                 f"--device {device}, but the jobs of {executor} train on {settings.device}: set "
