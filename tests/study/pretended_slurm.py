@@ -1,7 +1,6 @@
 """Programs that answer as Slurm's do, and keep in a folder what they were told.
 
-What they are told is real, what they do is not: a job is a process, and one that ended is
-PREEMPTED, whatever came of it.
+What they are told is real, what they do is not: a job is a process.
 """
 
 from pathlib import Path
@@ -31,11 +30,11 @@ SCRIPTS = {
         done
         echo "Submitted batch job $n"
     """,
-    "sacct": """
-        echo "JobID|State|NodeList"
+    "squeue": """
         while read id pid; do
-            if kill -0 $pid 2> /dev/null; then echo "$id|RUNNING|"; else echo "$id|PREEMPTED|"; fi
+            if kill -0 $pid 2> /dev/null; then echo "$id RUNNING"; fi
         done < FOLDER/ids
+        exit 0
     """,
     "scancel": """
         for pid in $(sed -n "s/^$1 //p" FOLDER/ids); do kill -- -$pid 2> /dev/null; done

@@ -225,7 +225,7 @@ def test_a_job_that_vanishes_is_submitted_again(study: Study) -> None:
     assert study.statuses() == ["done", "done", "failed"], error
     row = json.loads(next(study.out.glob("nodes/killed*/failed.json")).read_text())
     assert row["reason"].startswith("last words\njob ")
-    assert row["reason"].endswith("is gone without a result (ended)")
+    assert row["reason"].endswith("is gone without a result")
     assert sorted(map(len, study.attempts().values())) == [1, 2, 2]
     assert "fragile, seed 0: tried again" in said
 

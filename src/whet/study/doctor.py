@@ -15,7 +15,8 @@ from typing import Any
 from whet import whole
 from whet.errors import WhetError
 from whet.study import files
-from whet.study.executors import probe
+from whet.study.executors import batches, probe
+from whet.study.executors.batches import ENDED, Queue
 from whet.study.executors.choice import choose
 from whet.study.executors.executor import cores
 from whet.study.executors.job import CODE, same
@@ -148,8 +149,6 @@ def _told(
 
 def _batch(folder: Path, settings: Settings, wait: float) -> Iterator[Check]:
     """Send one job."""
-    from whet.study.executors import batches
-
     with probe.asked(folder) as path:
         sent = time.time()
         queue = batches.opened(path.parent / "jobs", settings, 1)
@@ -158,20 +157,19 @@ def _batch(folder: Path, settings: Settings, wait: float) -> Iterator[Check]:
         except Exception as error:  # submitit's own, or that of `sbatch`
             yield Check("the queue", "submitting", str(error), "mend the executor file")
             return
-        text = _waited(path, job, settings.period_s, sent + wait)
+        jobs = batches.Queue()
+        text = _waited(path, job, jobs, settings.period_s, sent + wait)
         if text is not None:
             yield from probe.judged(text, path, sent, settings.device == "cuda")
         else:
-            found = f"{batches.printed(job)}none, job {job.job_id} is {batches.state(job)}"
+            found = f"{batches.printed(job)}none, job {job.job_id} is {jobs.state(job)}"
             yield Check("the job", "answer", found, SILENT)
         batches.cancel(job)
         batches.leave(job)
 
 
-def _waited(path: Path, job: Any, period: float, until: float) -> str | None:
+def _waited(path: Path, job: Any, jobs: Queue, period: float, until: float) -> str | None:
     """The job's answer; None if it ends, or the time does, without one."""
-    from whet.study.executors import batches
-
     over = False
     while time.time() < until:
         time.sleep(min(period, 10.0))
@@ -179,6 +177,6 @@ def _waited(path: Path, job: Any, period: float, until: float) -> str | None:
         text = files.read_text(answers[0]) if answers else None
         if text is not None or over:
             return text
-        batches.ask(job)
-        over = batches.over(job)
+        jobs.ask()
+        over = jobs.state(job) == ENDED
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +16,46 @@ from whet.study.executors.processes import PATIENCE, THREADS
 from whet.study.executors.settings import Settings
 from whet.study.worker import TAIL
 
-# what Slurm says of jobs that have ended for good is anything else, PREEMPTED among it
-GOING = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "RESIZING", "REQUEUED", "REQUEUE_HOLD",
-         "COMPLETING", "STAGE_OUT", "SIGNALING", "READY", "UNKNOWN"}  # fmt: skip
+SQUEUE = ("squeue", "--me", "--noheader", "--array", "--format=%i %T")
+ENDED = "ended"
+
+
+class Queue:
+    """What is known of jobs: asked of Slurm for all at once, of processes one by one.
+
+    `squeue` lists what is queued or runs, on every cluster; accounting is not needed.
+    """
+
+    def __init__(self) -> None:
+        self.asked = float("-inf")
+        self._listed: dict[str, str] | None = None
+
+    def ask(self) -> None:
+        """Ask anew."""
+        began = time.monotonic()
+        try:
+            done = subprocess.run(  # noqa: S603 - a constant
+                SQUEUE, check=False, capture_output=True, text=True, timeout=60
+            )
+        except (OSError, subprocess.SubprocessError):
+            return  # Slurm has its own troubles; what was known stays
+        if done.returncode == 0:
+            lines = (line.split() for line in done.stdout.splitlines())
+            self._listed = {words[0]: words[-1] for words in lines if words}
+            self.asked = began
+
+    def state(self, job: Any, since: float = float("-inf")) -> str:
+        """Where a job is; `ended` where it is no more.
+
+        Args:
+            job: of submitit.
+            since: when it was submitted. Of a later one than was asked for nothing is known.
+        """
+        if _is_process(job):
+            return "RUNNING" if _runs(job) else ENDED
+        if self._listed is None or since >= self.asked:
+            return "UNKNOWN"
+        return self._listed.get(str(job.job_id), ENDED)
 
 
 def opened(folder: Path, settings: Settings, threads: int) -> Any:
@@ -63,24 +101,6 @@ def parameters(settings: Settings, threads: int) -> Mapping[str, Any]:
             "additional_parameters": {again: True, **settings.sbatch},
         }  # fmt: skip
     return {name: value for name, value in found.items() if value is not None}
-
-
-def ask(job: Any) -> None:
-    """Ask Slurm about a job, and with it about all others of this process."""
-    if not _is_process(job):
-        job.watcher.update()
-
-
-def state(job: Any) -> str:
-    """What is known of a job, without asking."""
-    if _is_process(job):
-        return "RUNNING" if _runs(job) else "ended"
-    return str(job.watcher.get_state(job.job_id, mode="cache")).partition(" ")[0]
-
-
-def over(job: Any) -> bool:
-    """Whether a job is neither queued nor running."""
-    return not _runs(job) if _is_process(job) else state(job) not in GOING
 
 
 def cancel(job: Any) -> None:

@@ -32,10 +32,11 @@ FOLDER, NUMBER = "jobs", "batch.json"
 
 @dataclass
 class _Training:
-    """A node whose job was submitted, and since when the job is gone."""
+    """A node whose job was submitted: when, and since when the job is gone."""
 
     node: Node
     job: Any
+    since: float
     gone: float | None = None
 
 
@@ -60,14 +61,15 @@ class Batch(Closing):
         self._waiting: list[Node] = []
         self._training: list[_Training] = []
         self._leaving: list[Any] = []  # jobs whose row is there, and whose process may be
-        self._asked = time.monotonic()
+        self._queue = batches.Queue()
+        self._often = max(settings.period_s, settings.patience_s / 4)
 
     def submit(self, node: Node) -> None:
         found = self._found(node)
         if found is None:
             self._waiting.append(node)
         else:
-            self._training.append(_Training(node, found))
+            self._training.append(_Training(node, found, time.monotonic()))
 
     def ended(self) -> list[Ended]:
         self._submit()
@@ -107,10 +109,11 @@ class Batch(Closing):
                 f"the jobs were not accepted: {error}. Mend the executor file; `whet doctor "
                 "--executor FILE` tries it with one job."
             ) from error
+        now = time.monotonic()
         for node, job in zip(self._waiting, jobs, strict=True):
             written = files.to_json({"job": job.job_id, "kind": self._settings.kind})
             files.write(self._store.folder_of(node) / NUMBER, written)
-            self._training.append(_Training(node, job))
+            self._training.append(_Training(node, job, now))
         self._waiting = []
 
     def _found(self, node: Node) -> Any:
@@ -119,8 +122,9 @@ class Batch(Closing):
         if written.get("kind") != self._settings.kind:
             return None
         job = self._batch.job_class(self._batch.folder, str(written["job"]))
+        self._ask()
         there = (self._store.folder_of(node) / NAME).exists()
-        return job if there and not batches.over(job) else None
+        return job if there and self._queue.state(job) != batches.ENDED else None
 
     def _row(self, node: Node) -> Row | None:
         folder = self._store.folder_of(node)
@@ -129,15 +133,13 @@ class Batch(Closing):
         return self._store.done(node) or self._store.failed(node)
 
     def _ask(self) -> None:
-        """Ask Slurm about all jobs at once, not too often."""
-        often = max(self._settings.period_s, self._settings.patience_s / 4)
-        if self._training and time.monotonic() - self._asked >= often:
-            batches.ask(self._training[0].job)
-            self._asked = time.monotonic()
+        late = time.monotonic() - self._queue.asked >= self._often
+        if late and self._settings.kind == "slurm":
+            self._queue.ask()
 
     def _gone(self, each: _Training) -> bool:
         """Whether a job is over for so long that its row would be seen by now."""
-        if not batches.over(each.job):
+        if self._queue.state(each.job, each.since) != batches.ENDED:
             each.gone = None
             return False
         each.gone = each.gone or time.monotonic()
@@ -157,9 +159,8 @@ class Batch(Closing):
         (self._store.folder_of(node) / NUMBER).unlink(missing_ok=True)
 
     def _why(self, each: _Training) -> str:
-        said = last_words(each.node, self._store)
-        said = said or batches.printed(each.job)
-        return f"{said}job {each.job.job_id} is gone without a result ({batches.state(each.job)})"
+        said = last_words(each.node, self._store) or batches.printed(each.job)
+        return f"{said}job {each.job.job_id} is gone without a result"
 
 
 def work(path: str) -> None:
