@@ -4,6 +4,7 @@
 ones, in the workers too: a spawned process imports its parent's main module.
 """
 
+import errno
 import hashlib
 import os
 import signal
@@ -17,7 +18,8 @@ from whet.errors import InputError, UnknownName
 from whet.study.plan import Node, Row
 
 EFFECTS = {"good": 0.02, "bad": -0.03, "noise": 0.0, "slow": 0.001, "<script>": 0.005, "same": None}
-ROUGH = ("raises", "mistake", "killed", "exits", "diverges", "inapplicable", "garbage")
+ROUGH = ("raises", "mistake", "killed", "exits", "diverges", "inapplicable", "garbage",
+         "fragile", "full")  # fmt: skip
 METRICS = ["accuracy", "log_loss"]
 
 
@@ -67,7 +69,7 @@ def train(node: Node, folder: Path) -> Row:
     with (folder / "attempts").open("a") as file:
         file.write(f"{os.getpid()} {node.options['threads']}\n")
     if name in ROUGH and (name, node.seed > 0) != ("killed", True):
-        return rough(name, node)
+        return rough(name, node, folder)
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
     effect = EFFECTS.get(name, 0.0)
     weight = method.get("weight", 1.0)
@@ -76,7 +78,7 @@ def train(node: Node, folder: Path) -> Row:
     return result(node, base + (effect or 0.0) * weight + own, 2.0 if name == "slow" else 1.0)
 
 
-def rough(name: str, node: Node) -> Row:
+def rough(name: str, node: Node, folder: Path) -> Row:
     if name == "raises":
         raise RuntimeError("something <broke>")
     if name == "mistake":
@@ -84,6 +86,10 @@ def rough(name: str, node: Node) -> Row:
     if name == "killed":
         os.write(1, b"last words\n")
         os.kill(os.getpid(), signal.SIGKILL)
+    if name == "fragile":
+        return fragile(node, folder)
+    if name == "full":
+        return full(node)
     if name == "exits":
         sys.exit(3)
     if name == "garbage":
@@ -94,6 +100,26 @@ def rough(name: str, node: Node) -> Row:
     status = "diverged" if diverged else "inapplicable"
     reason = f"{name} at seed {node.seed}"
     return result(node, None, 1.0) | {"status": status, "reason": reason, "metrics": {}}
+
+
+def fragile(node: Node, folder: Path) -> Row:
+    """Its first worker is killed."""
+    if len((folder / "attempts").read_text().splitlines()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result(node, 0.9 + 0.01 * noise(node.seed), 1.0)
+
+
+def full(node: Node) -> Row:
+    """Its worker's disk is full when the result is written, and has room afterwards."""
+    whole = sys.modules["whet.whole"]
+    before = vars(whole)["write_synced"]
+
+    def refused(path: Path, data: bytes) -> None:
+        vars(whole)["write_synced"] = before
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    vars(whole)["write_synced"] = refused
+    return result(node, 0.9, 1.0)
 
 
 def result(node: Node, value: float | None, cost: float) -> Row:

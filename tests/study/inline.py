@@ -12,7 +12,7 @@ from rich.console import Console
 from whet.study import figures, report
 from whet.study.conduct import Evidence, conduct
 from whet.study.plan import Node, Row
-from whet.study.prepare import Request
+from whet.study.request import Request
 
 DRAWN = ((figures, "forest"), (figures, "learning"), (figures, "picture"), (report, "tradeoff"))
 Train = Callable[[Node, Path], Row]

@@ -10,7 +10,7 @@ import pytest
 
 from whet import cli
 from whet.errors import WhetError
-from whet.study.conduct import Request
+from whet.study.request import Request
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback]
@@ -58,7 +58,7 @@ def test_import_is_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["plan", "arms", "store", "statistics", "report", "figures", "conduct", "execute"]
+    "module", ["plan", "arms", "store", "statistics", "report", "figures", "conduct", "schedule"]
 )
 def test_study_needs_no_torch(module: str) -> None:
     code = f"import sys, whet.study.{module}; print('torch' in sys.modules)"

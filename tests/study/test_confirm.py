@@ -19,7 +19,7 @@ from whet.errors import InputError
 from whet.study import confirm, control_tables
 from whet.study.conduct import again
 from whet.study.plan import BASELINE, Node, Row
-from whet.study.prepare import Request
+from whet.study.request import Request
 from whet.study.statistics import HELPS
 
 NULLS = ",".join(f"noise:weight={n}" for n in range(1, 11))

@@ -39,6 +39,8 @@ def test_where_the_file_lies_is_no_part_of_the_key() -> None:
 def test_json_round_trip() -> None:
     assert Node.from_json(NODE.to_json()) == NODE
     assert Node.from_json(NODE.to_json()).key == NODE.key
+    leaf = replace(NODE, parent=NODE.key)
+    assert Node.from_json(leaf.to_json()) == leaf
 
 
 def test_folder_is_readable_and_safe() -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.study.conftest import ARMS
 from whet.study import figures, report, statistics
 from whet.study.conduct import Evidence, conclude
-from whet.study.prepare import Request
+from whet.study.request import Request
 from whet.study.store import Store
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

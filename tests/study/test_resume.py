@@ -15,7 +15,8 @@ from rich.console import Console
 
 from tests.study.conftest import TRAIN
 from whet.study import figures
-from whet.study.conduct import Request, conduct
+from whet.study.conduct import conduct
+from whet.study.request import Request
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "tests.study.fakes")

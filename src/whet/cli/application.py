@@ -38,19 +38,24 @@ def main() -> None:
         sys.exit(130)
 
 
-ALONE = {"--confirm": "0", "--tune-baseline": "5"}  # what an option means without its number
+# what an option means without its value, as typer knows no optional ones
+ALONE = {"--confirm": "0", "--tune-baseline": "5", "--ray": "local"}
 
 
 def _completed(words: list[str]) -> list[str]:
-    """With the numbers that options stand for alone, as typer knows no optional values.
+    """With the values that options stand for alone.
 
-    >>> _completed(["study", "digits", "--confirm", "--tune-baseline", "7"])
-    ['study', 'digits', '--confirm=0', '--tune-baseline', '7']
+    >>> _completed(["study", "digits", "--confirm", "--tune-baseline", "7", "--ray"])
+    ['study', 'digits', '--confirm=0', '--tune-baseline', '7', '--ray=local']
     """
     return [
-        f"{word}={ALONE[word]}" if word in ALONE and not after.isdecimal() else word
+        f"{word}={ALONE[word]}" if word in ALONE and _alone(word, after) else word
         for word, after in pairwise([*words, ""])
     ]
+
+
+def _alone(word: str, after: str) -> bool:
+    return after[:1] in ("", "-") if word == "--ray" else not after.isdecimal()
 
 
 def _print_version(wanted: bool) -> None:

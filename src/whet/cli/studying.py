@@ -136,6 +136,22 @@ def study(
             "a point of accuracy. With it an arm can be shown to make no difference."
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Train on a Ray cluster, as 10.0.0.1:6379. Without an address: on one of this "
+            "machine, for this study alone.",
+        ),
+    ] = None,
+    executor: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train in batch jobs, on Slurm, as a TOML file says. [bold]whet doctor[/bold] "
+            "tries it.",
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the results in the folder and begin anew.")
     ] = False,
@@ -157,12 +173,13 @@ def study(
       whet study my/task.py --methods ema,fgm,sam,r_drop --design screening
       whet study my/task.py --methods "ema:decay=0.9|0.99" --data 0.1,1
       whet study my/task.py --tune-baseline --equal-time --confirm --pick
+      whet study my/task.py --ray 10.0.0.1:6379
     """
     from whet import places
     from whet.study import control_tables, display
     from whet.study.conduct import conduct
-    from whet.study.prepare import Request
     from whet.study.rehearsal import Rehearsal
+    from whet.study.request import Request
 
     screen = console()
     file = places.file_of(task)
@@ -170,6 +187,7 @@ def study(
         task if file is None else places.name_of(file), file, methods, seeds, when, design,
         budget, fast, out, jobs, threads, device, fresh, data=data, equal_time=equal_time,
         tune_baseline=tune_baseline, hold_out=hold_out, confirm=confirm, pick=pick, margin=margin,
+        ray=ray, executor=executor,
     )  # fmt: skip
     found = conduct(request, screen)
     if isinstance(found, Rehearsal):

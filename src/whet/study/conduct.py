@@ -31,13 +31,15 @@ from whet.study import (
 )
 from whet.study.confirm import Confirmation
 from whet.study.controls import Controlled
-from whet.study.execute import TRAIN, Watch, execute, execute_here
+from whet.study.executors.choice import TRAIN
 from whet.study.families import Family
 from whet.study.fractions import AtFraction
 from whet.study.pick import Pick
 from whet.study.plan import BASELINE, Node, Row
-from whet.study.prepare import CONFIDENCE, Planner, Prepared, Request
+from whet.study.prepare import CONFIDENCE, Planner, Prepared
 from whet.study.rehearsal import Rehearsal, Run
+from whet.study.request import Request
+from whet.study.schedule import Watch, schedule
 from whet.study.statistics import Comparison
 from whet.study.store import Store
 
@@ -102,14 +104,14 @@ def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence 
         for note in [*notes, *store.mend()]:
             _say(console, f"note: {note}")
         say = functools.partial(_say, console)
-        rehearse = functools.partial(_rehearse, request=request, console=console, train=train)
+        rehearse = functools.partial(_rehearse, planner=planner, console=console, train=train)
         beside = functools.partial(rehearse, jobs=planner.jobs)
         try:
             ready = planner.prepare(rehearse, store.study(), say, beside)
             if request.fast and ready.rehearsal is not None:
                 return ready.rehearsal
             store.write_study(ready.study)
-            _run(ready, store, console, request, train)
+            _run(ready, store, console, planner, train)
             if request.confirm is not None:
                 _confirm(planner, store, beside, say)
         except KeyboardInterrupt:
@@ -135,11 +137,13 @@ def _kept(store: Store) -> str:
 
 
 def _rehearse(
-    nodes: Sequence[Node], store: Store, *, request: Request, console: Console, train: str,
-    jobs: int = 1,
+    nodes: Sequence[Node], store: Store, *, planner: Planner, console: Console, train: str,
+    jobs: int | None = None,
 ) -> None:  # fmt: skip
     with display.progress(console, len(nodes), "") as watch:
-        _execute(nodes, store, watch, request, request.jobs or jobs, train)
+        at_a_time = planner.request.jobs or jobs
+        executor = planner.where.open(store, train, planner.device, at_a_time)
+        schedule(nodes, store, watch, executor)
 
 
 def _confirm(planner: Planner, store: Store, train: Run, say: Callable[[str], None]) -> None:
@@ -153,19 +157,10 @@ def _confirm(planner: Planner, store: Store, train: Run, say: Callable[[str], No
         say(line)
 
 
-def _execute(
-    nodes: Sequence[Node], store: Store, watch: Watch, request: Request, jobs: int,
-    train: str, until: float = float("inf"),
-) -> None:  # fmt: skip
-    if request.code is not None:  # a task that only this process knows
-        execute_here(nodes, store, watch, request.threads, until)
-    else:
-        execute(nodes, store, watch, jobs, request.threads, train, until)
-
-
-def _run(ready: Prepared, store: Store, console: Console, request: Request, train: str) -> None:
+def _run(ready: Prepared, store: Store, console: Console, planner: Planner, train: str) -> None:
     nodes, study = trie.judged(ready.nodes), ready.study
-    waiting = trie.needed(ready.nodes, lambda node: store.done(node) is not None, store.held)
+    rows = {node.key: row for node in ready.nodes if (row := store.done(node)) is not None}
+    waiting = trie.needed(ready.nodes, lambda node: node.key in rows, store.held)
     references = trie.References(ready.nodes, waiting)
     for trunk in references.unused():
         store.release(trunk)
@@ -186,8 +181,10 @@ def _run(ready: Prepared, store: Store, console: Console, request: Request, trai
     if others:
         _say(console, f"{wording.counted(others, 'run')} of other settings or code: kept, unused")
     with display.progress(console, len(waiting), study["task"]["metric"]) as watch:
-        _execute(waiting, store, _Tended(watch, store, references), request, jobs, train,
-                 ready.until)  # fmt: skip
+        if waiting:
+            tended = _Tended(watch, store, references)
+            executor = planner.where.open(store, train, planner.device, jobs)
+            schedule(waiting, store, tended, executor, rows=rows, until=ready.until)
     late = sum(store.done(node) is None for node in trie.judged(waiting))
     if late and ready.until != float("inf"):
         _say(console, f"The budget is spent; {wording.counted(late, 'run')} did not end. The same "
@@ -202,6 +199,9 @@ class _Tended:
 
     def started(self, node: Node) -> None:
         self.watch.started(node)
+
+    def again(self, node: Node, row: Row) -> None:
+        self.watch.again(node, row)
 
     def ended(self, node: Node, row: Row) -> None:
         self.watch.ended(node, row)

@@ -24,7 +24,8 @@ from whet.study.statistics import FEWEST, HELPS, HURTS, Comparison
 from whet.study.store import Store
 
 if TYPE_CHECKING:
-    from whet.study.prepare import Planner, Request
+    from whet.study.prepare import Planner
+from whet.study.request import Request
 
 FOLDER, PLAN = "confirmation", "plan.json"
 FIRST = 2000  # far from the seeds of studies and of tuning

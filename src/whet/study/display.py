@@ -56,11 +56,16 @@ class Lines:
     def started(self, node: Node) -> None:
         """Only endings make a line."""
 
+    def again(self, node: Node, row: Row) -> None:
+        """One line with the reason."""
+        said = f"{_named(node)}: tried again: {wording.last_line(row.get('reason'))}"
+        self._console.print(wording.plain(said), markup=False, highlight=False, soft_wrap=True)
+
     def ended(self, node: Node, row: Row) -> None:
         """One line with the result and the time left."""
         self._pace.ended += 1
         left = self._pace.left()
-        parts = [f"[{self._pace.ended}/{self._pace.total}] {node.arm}, seed {node.seed}:"]
+        parts = [f"[{self._pace.ended}/{self._pace.total}] {_named(node)}:"]
         parts += [outcome(row, self._metric), f"({left})" if left else ""]
         line = " ".join(filter(None, parts))
         self._console.print(wording.plain(line), markup=False, highlight=False, soft_wrap=True)
@@ -86,15 +91,21 @@ class Bars:
         said = f"{_safe(node.arm)} [dim]seed {node.seed}[/]"
         self._tasks[node.key] = self.running.add_task(said, total=None)
 
+    def again(self, node: Node, row: Row) -> None:
+        """The run keeps its line; the reason is said above the bar."""
+        self._say(node, "tried again", row)
+
     def ended(self, node: Node, row: Row) -> None:
         """The run's line goes; what went wrong is said above the bar."""
         self.running.remove_task(self._tasks.pop(node.key))
         self._pace.ended += 1
         self.overall.update(self._bar, advance=1, left=self._pace.left())
         if row["status"] in ("failed", "diverged"):
-            said = f"{MARKS[row['status']]} {_safe(f'{node.arm}, seed {node.seed}: ')}"
-            said += _safe(wording.last_line(row.get("reason")))
-            self._console.print(said, highlight=False, soft_wrap=True)
+            self._say(node, MARKS[row["status"]], row)
+
+    def _say(self, node: Node, what: str, row: Row) -> None:
+        said = f"{what} {_safe(f'{_named(node)}: ')}{_safe(wording.last_line(row.get('reason')))}"
+        self._console.print(said, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -178,6 +189,10 @@ def table(
 
 def _safe_lines(text: str) -> str:
     return escape(wording.plain(text, lines=True))
+
+
+def _named(node: Node) -> str:
+    return f"{node.arm}, seed {node.seed}"
 
 
 def _safe(text: str) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import datetime
 import functools
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
@@ -25,93 +23,16 @@ from whet.study import (
 )
 from whet.study.budget import Choice
 from whet.study.composing import Design, methods_of
-from whet.study.execute import cores
+from whet.study.executors.choice import choose
 from whet.study.plan import BASELINE, Arm, Node
 from whet.study.precautions import Precautions
 from whet.study.rehearsal import FEW, MEASURED, Rehearsal, Run, rehearse
+from whet.study.request import Request
 
 AFTER = 0.25  # of a training: how long the stage is that `after` adds
 CONFIDENCE = 0.95
 EVALUATIONS = 8  # in the course of a run and at its end
 Card = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; None stands for the task's own choice.
-
-    Args:
-        task: the task's name.
-        file: the file of a user's task.
-        methods: as on the command line.
-        seeds: how many.
-        when: parts of training, `start,whole,end`.
-        design: which arms there are; `design.DESIGNS` lists them.
-        budget: a span of time such as `8h`.
-        fast: rehearse only.
-        out: the study's folder.
-        jobs: runs at a time.
-        threads: torch threads of each run.
-        device: `auto`, `cpu` or `cuda`.
-        fresh: forget what is in the folder.
-        margin: the largest gain that does not matter, in the metric's units.
-        code: identity of a task that is no file, when only this process knows it.
-        data: fractions of the training part, `0.01,0.1,1`; None for all of it.
-        equal_time: hold dearer methods against the baseline trained as long, too.
-        tune_baseline: learning rates to try for the baseline first.
-        hold_out: share of the rows that is set aside for `confirm`.
-        confirm: seeds of a confirmation; 0 for as many as the study has.
-        pick: write a recipe.
-    """
-
-    task: str
-    file: Path | None = None
-    methods: str | None = None
-    seeds: int | None = None
-    when: str = "whole"
-    design: str = "add-one"
-    budget: str | None = None
-    fast: bool = False
-    out: Path | None = None
-    jobs: int | None = None
-    threads: int = 1
-    device: str = "auto"
-    fresh: bool = False
-    code: str | None = None
-    data: str | None = None
-    equal_time: bool = False
-    tune_baseline: int | None = None
-    hold_out: float | None = None
-    confirm: int | None = None
-    pick: bool = False
-    margin: float | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where the study's files go."""
-        return self.out or Path("whet-studies") / self.task
-
-    @property
-    def command(self) -> str:
-        """The command line that asks for this; it continues rather than begins anew."""
-        words = ["whet", "study", str(self.file or self.task)]
-        given = {
-            "methods": self.methods, "seeds": self.seeds, "budget": self.budget, "out": self.out,
-            "jobs": self.jobs, "data": self.data, "tune-baseline": self.tune_baseline,
-            "hold-out": self.hold_out, "confirm": self.confirm, "margin": self.margin,
-        }  # fmt: skip
-        usual = {"when": "whole", "design": "add-one", "threads": 1, "device": "auto"}
-        given |= {n: None if getattr(self, n) == v else getattr(self, n) for n, v in usual.items()}
-        for name, value in given.items():
-            words += [] if value is None else [f"--{name}", str(value)]
-        flags = ("fast", "equal_time", "pick")
-        return shlex.join(words + [f"--{f.replace('_', '-')}" for f in flags if getattr(self, f)])
-
-    def asks(self) -> dict[str, Any]:
-        """What decides the plan, in plain values."""
-        names = ("task", "methods", "seeds", "when", "design", "budget", "data")
-        said = {name: getattr(self, name) for name in ("equal_time", "tune_baseline", "hold_out")}
-        return {name: getattr(self, name) for name in names} | {n: v for n, v in said.items() if v}
 
 
 @dataclass(frozen=True)
@@ -146,11 +67,16 @@ class Planner:
         statistics.check(CONFIDENCE, request.margin)
         self.request, self.cards = request, catalogue()
         self.ahead = {card["name"] for card in self.cards if card["looks_ahead"]}
-        self.task: dict[str, Any] = describe(request.task, file, request.device)
-        self.device, uncut = self.task.pop("device"), self.task.pop("uncut", None)
+        self.where = choose(
+            request.ray, request.executor, threads=request.threads, jobs=request.jobs,
+            device=request.device, alone=request.code is not None,
+        )  # fmt: skip
+        here = "cpu" if self.where.elsewhere else request.device
+        self.task: dict[str, Any] = describe(request.task, file, here)
+        uncut = self.task.pop("uncut", None)
         if uncut and self.fractions != [1.0]:
             raise InputError(uncut)
-        self.jobs = request.jobs or _jobs(self.device, request.threads)
+        self.device, self.jobs = self.where.look(self.task.pop("device"))
         self.care = Precautions(
             self.task, request.task, file, request.hold_out, request.tune_baseline
         )
@@ -315,7 +241,3 @@ class Planner:
                                            for each in methods_of(arm)) for arm in made.arms},
             "nodes": [node.to_json() for node in nodes],
         }, nodes  # fmt: skip
-
-
-def _jobs(device: str, threads: int) -> int:
-    return 1 if device != "cpu" else max(1, cores() // threads)

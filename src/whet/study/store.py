@@ -6,10 +6,12 @@ nodes/NODE/row.json   what came out of one node
 nodes/NODE/manifest.json   renamed into place last: the node is done if and only if it is there
 nodes/NODE/failed.json     the last attempt failed; the same command tries again
 nodes/NODE/log.txt         what the node printed
+nodes/NODE/job.json  batch.json  run.lock   while another machine trains the node
 results.jsonl         one row a node, appended as they end, rebuilt when a study begins and ends
 results.csv  verdicts.json  report.html  gains.svg
 rehearsal/  tuning/  confirmation/   nodes of their own: what precedes a study, and what follows
 recipe.py             what --pick wrote
+jobs/                 what batch jobs printed
 ```
 """
 
@@ -35,7 +37,7 @@ CHECKPOINTS = "checkpoints"  # a run's, in the folder of its node
 RAN = ("status", "updates", "seconds_per_update", "peak_memory")
 BLANK, FORMULA = tuple("\t\r\n"), tuple("=+-@＝＋－＠")
 OURS = ("study.json", "results.jsonl", "results.csv", "verdicts.json", "report.html", "nodes",
-        "rehearsal", "gains.svg", "tuning", "confirmation", "recipe.py")  # fmt: skip
+        "rehearsal", "gains.svg", "tuning", "confirmation", "recipe.py", "jobs")  # fmt: skip
 
 
 class Store:
@@ -158,10 +160,11 @@ class Store:
 
     def rows(self, nodes: Sequence[Node]) -> list[Row]:
         """What the nodes came to so far, failed attempts included, in the order of the plan."""
-        found = (self.done(node) or self._failed(node) for node in nodes)
+        found = (self.done(node) or self.failed(node) for node in nodes)
         return [row for row in found if row is not None]
 
-    def _failed(self, node: Node) -> Row | None:
+    def failed(self, node: Node) -> Row | None:
+        """The row of a node's last attempt, if that failed."""
         row = self._own(node, files.read_json(self.folder_of(node) / "failed.json"))
         return row if row is not None and row["status"] == "failed" else None
 

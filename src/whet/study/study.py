@@ -14,8 +14,8 @@ from whet import places, sources
 from whet.errors import InputError
 from whet.study import arms, identity
 from whet.study.conduct import Evidence, conduct
-from whet.study.prepare import Request
 from whet.study.rehearsal import Rehearsal
+from whet.study.request import Request
 from whet.task import Task
 
 
@@ -42,6 +42,8 @@ class Study:
         hold_out: share of the rows that is set aside for `confirm`, from the start.
         margin: the largest gain that does not matter, in the metric's units; with it an arm may be
             shown to make no difference.
+        ray: address of a Ray cluster that trains; `local` for one on this machine.
+        executor: a file that says where batch jobs train.
         console: where progress goes.
 
     Raises:
@@ -68,7 +70,8 @@ class Study:
         data: str | Sequence[float] | None = None, out: str | Path | None = None,
         jobs: int | None = None, threads: int = 1, device: str = "auto", equal_time: bool = False,
         tune_baseline: int | None = None, hold_out: float | None = None,
-        margin: float | None = None, console: Console | None = None,
+        margin: float | None = None, ray: str | None = None, executor: str | Path | None = None,
+        console: Console | None = None,
     ) -> None:  # fmt: skip
         self._console = console
         name, file, code = _named(task)
@@ -78,7 +81,7 @@ class Study:
             out=None if out is None else Path(out), jobs=jobs, threads=threads, device=device,
             code=code, equal_time=equal_time, tune_baseline=tune_baseline, hold_out=hold_out,
             data=data if data is None or isinstance(data, str) else ",".join(map(str, data)),
-            margin=margin,
+            margin=margin, ray=ray, executor=None if executor is None else Path(executor),
         )  # fmt: skip
 
     def run(self, *, fresh: bool = False) -> Evidence:

@@ -23,6 +23,7 @@ from whet.study.store import Store
 
 Train = Callable[[Node, Path], Row]
 LOG = "log.txt"
+TAIL = 2000  # characters of a log that a row quotes
 
 
 def serve(connection: Connection, folder: Path, train: str, threads: int) -> None:
@@ -46,6 +47,13 @@ def failed(node: Node, reason: str, seconds: float = 0.0) -> Row:
     return row | {"key": node.key, "environment": {}}
 
 
+def last_words(node: Node, store: Store) -> str:
+    """The end of what a node printed, as lines; nothing where it printed nothing."""
+    log = store.folder_of(node) / LOG
+    tail = log.read_text(errors="replace")[-TAIL:].strip() if log.exists() else ""
+    return f"{tail}\n" if tail else ""
+
+
 def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) -> Row:
     """Train one node and keep its row; in its own log what it prints, where `quiet`."""
     began = time.monotonic()
@@ -56,10 +64,10 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
             _log_to(folder / LOG)
         row = _load(train, threads)(node, folder)
         beside = row.pop("riders", {})
-        row = _told(row, node)
+        row = told(row, node)
         for rider in node.riders:
             if rider.key in beside:
-                store.finish(rider, _told(beside[rider.key], rider))
+                store.finish(rider, told(beside[rider.key], rider))
         store.finish(node, row)
         if node.until is None:
             store.release(node)
@@ -68,11 +76,11 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
             raise  # who is asked to end leaves a checkpoint and no row: the node goes on later
         mistake = isinstance(error, WhetError)
         reason = str(error) if mistake else traceback.format_exc()
-        row = _told(failed(node, reason, time.monotonic() - began), node)
+        row = told(failed(node, reason, time.monotonic() - began), node)
     return row
 
 
-def _told(row: Row, node: Node) -> Row:
+def told(row: Row, node: Node) -> Row:
     """The row without secrets and names of people or machines; what it is paired by stays."""
     return {**redact.values(row), "arm": node.arm, "seed": node.seed, "key": node.key}
 
