@@ -15,11 +15,12 @@ import pytest
 from tests.study import pretended_slurm
 from tests.study.test_resume import PATIENCE, all_end
 from whet.errors import InputError, WhetError
+from whet.stopping import Terminated, listening
 from whet.study import files
 from whet.study.executors import batches, job
 from whet.study.executors.settings import Settings, read
 from whet.study.executors.slurm import Batch
-from whet.study.plan import Node
+from whet.study.plan import Node, Row
 from whet.study.schedule import schedule
 from whet.study.simulate import Nobody
 from whet.study.store import Store
@@ -228,6 +229,28 @@ def test_a_job_that_vanishes_is_submitted_again(study: Study) -> None:
     assert row["reason"].endswith("is gone without a result")
     assert sorted(map(len, study.attempts().values())) == [1, 2, 2]
     assert "fragile, seed 0: tried again" in said
+
+
+def announced(node: Node, folder: Path) -> Row:
+    """Trains until Slurm announces the end of the job's time, as a Run does."""
+    with listening() as asked:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert asked.to_stop
+        (folder / "checkpoint").touch()
+        raise Terminated
+    return {}
+
+
+def test_a_job_whose_time_is_over_leaves_a_checkpoint_and_no_row(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = job.Jobs(store, "tests.study.test_batches:announced", 1).write(NODE)
+    code = "import sys; from whet.study.executors.slurm import work; work(sys.argv[1])"
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, env=surroundings,
+                          check=False)  # fmt: skip
+    assert done.returncode == 143
+    assert (store.folder_of(NODE) / "checkpoint").exists()
+    assert (store.done(NODE), store.failed(NODE)) == (None, None)
 
 
 class TestJob:

@@ -78,6 +78,13 @@ def attempts(out: Path) -> dict[str, list[str]]:
     return {p.parent.name: [line.split()[0] for line in p.read_text().splitlines()] for p in paths}
 
 
+def trains(out: Path, pids: set[int]) -> bool:
+    """Whether one of the processes is in the middle of a node."""
+    last = {name: int(tried[-1]) for name, tried in attempts(out).items() if tried}
+    done = {path.parent.name for path in out.glob("nodes/*/manifest.json")}
+    return any(pid in pids for name, pid in last.items() if name not in done)
+
+
 def rows(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
@@ -156,10 +163,17 @@ def test_no_cluster_there(address: str) -> None:
 def test_a_machine_that_is_killed_in_the_middle(cluster: Any, tmp_path: Path) -> None:
     process = start(tmp_path, cluster.address, "seeds=4")
     wait_for(tmp_path, 3)
-    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+    victim = cluster.list_all_nodes()[-1]
+    raylet = victim.all_processes["raylet"][0].process.pid
+    until = time.monotonic() + PATIENCE
+    while not trains(tmp_path, machine := children(raylet)):
+        assert time.monotonic() < until
+    for pid in sorted(machine):  # all of it at once, as when the power goes
+        os.kill(pid, signal.SIGKILL)
+    cluster.remove_node(victim, allow_graceful=False)
     said, error = process.communicate(timeout=60)
     assert process.returncode == 0, error
-    assert "tried again: the worker was lost" in said
+    assert "tried again: the worker was lost" in said, said
     assert [row["status"] for row in rows(tmp_path)] == ["done"] * 12
     assert not list(tmp_path.glob("nodes/*/job.json"))
 
