@@ -116,6 +116,9 @@ class Method:
     outside: ClassVar[tuple[str, ...]] = ()
     companions: ClassVar[frozenset[str]] = frozenset()  # must stand beside it where they apply
     over_schedule: ClassVar[bool] = False  # the rates it owns lie over a schedule that goes on
+    # reads or moves weights, gradients or buffers as whole tensors, so that it cannot train a
+    # sharded model; a text says under which settings it does not
+    whole_weights: ClassVar[bool | str] = True
     card: ClassVar[Card]
 
     span: tuple[float, float] = (0.0, 1.0)

@@ -140,9 +140,14 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def is_part(tensor: object) -> bool:
+    """Whether a process holds a part of this tensor (a DTensor, of FSDP2 or a parallel plan)."""
+    return hasattr(tensor, "full_tensor")
+
+
 def sharded(model: nn.Module) -> list[str]:
     """Names of the parameters of which each process holds a part (FSDP2, parallel plans)."""
-    return [name for name, p in model.named_parameters() if hasattr(p, "full_tensor")]
+    return [name for name, p in model.named_parameters() if is_part(p)]
 
 
 def check_whole(model: nn.Module, who: str) -> None:

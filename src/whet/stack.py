@@ -188,6 +188,8 @@ class Stack:
     def _send(self, forward: Forward) -> None:
         window = self.run.current
         assert window is not None
+        if window.batches[self.run.micro].spare:  # it went through for the other processes' sake
+            forward = forward.replace(scale=0.0)
         loss = forward.total(window)
         self._watch.saw(self.run, forward, loss)
         if loss.requires_grad:
@@ -252,11 +254,14 @@ class Stack:
         self.settle()
         return judging.evaluating(self.run, self._active)
 
-    def predictor(self) -> Predictor:
-        """What is judged and exported: a copy that later training does not touch."""
+    def predictor(self, live: bool = False) -> Predictor:
+        """What is judged and exported: a copy that later training does not touch.
+
+        A `live` one copies nothing and is good for as long as `evaluating` is entered.
+        """
         self.open()
         self.settle()
-        return judging.predictor(self.run, self._active)
+        return judging.predictor(self.run, self._active, live)
 
     # moments that the host announces ---------------------------------------------------------
     def evaluated(self, metrics: Mapping[str, float]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whet.errors import WhetError
+from whet.errors import InputError, WhetError
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # what torchrun sets, whatever starts the nodes
 
@@ -40,6 +40,8 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | str = "cpu") -> None:
         self.rank, self.size, self.device = rank, size, torch.device(device)
         self.hooks: list[Callable[[Tensor], None]] = []  # see each buffer of gradients, unsummed
+        self._aside = False
+        self.sharded = False  # each holds a part of the weights, and all make the same passes
 
     @property
     def leads(self) -> bool:
@@ -135,9 +137,31 @@ class World:
         """Go on when every process is here."""
         self.sums(0.0)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within, the first process does what the others do not, and must not wait for them."""
+        before, self._aside = self._aside, self.size > 1
+        try:
+            yield
+        finally:
+            self._aside = before
+
+    def meet(self, what: str, remedy: str) -> None:
+        """Refuse what waits for every process where this one stands aside.
+
+        Raises:
+            InputError: naming it and the remedy.
+        """
+        if self._aside:
+            raise InputError(
+                f"{what} waits for every process, and callbacks are called in the first one alone: "
+                f"all would stand still. {remedy}"
+            )
+
     # losing one ------------------------------------------------------------------------------
     @contextmanager
     def _together(self) -> Iterator[None]:
+        self.meet("what this callback calls", "Call it after fit, in every process.")
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise when a peer is gone

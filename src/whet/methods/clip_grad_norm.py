@@ -60,6 +60,7 @@ class ClipGradNorm(Method):
 
     name: ClassVar[str] = "clip_grad_norm"
     layer: ClassVar[Layer] = Layer.GRADIENT
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"max_norm": math.inf}
     card: ClassVar[Card] = Card(
         title="Gradient norm clipping", paper="arXiv:1211.5063", cost="no pass", tier=1,

@@ -116,6 +116,7 @@ class FastFGSM(Method):
     name: ClassVar[str] = "fast_fgsm"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     card: ClassVar[Card] = Card(
         title="Fast adversarial training (FGSM)", paper="arXiv:2001.03994",
