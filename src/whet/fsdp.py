@@ -9,14 +9,14 @@ for all processes, all of them must make the same passes; see `Batch.spare`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from whet.errors import InputError, UnknownName
-from whet.modes import is_part
+from whet.modes import RESHARDING, is_part
 from whet.world import World
 
 STRATEGIES = ("ddp", "fsdp")
@@ -93,6 +93,7 @@ def shard(model: nn.Module, world: World) -> nn.Module:
         if isinstance(module, FSDPModule):  # a sum: rows are weighed by the totals of all processes
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    RESHARDING.add(model)
     world.sharded = True
     return outline
 
@@ -156,6 +157,17 @@ def _mapped(nest: Any, keep: bool, known: dict[int, Tensor]) -> Any:
 def _full(part: Any, keep: bool) -> Tensor:
     full: Tensor = part.detach().full_tensor()
     return full.cpu() if keep else torch.zeros((), dtype=full.dtype).expand(full.shape)
+
+
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The norm of all of them together, over all processes where they hold parts; no waiting."""
+    some = list(tensors)
+    parts = [tensor for tensor in some if is_part(tensor)]
+    if not parts:
+        return nn.utils.get_total_norm(some)
+    found: Any = nn.utils.get_total_norm(parts)
+    rest = nn.utils.get_total_norm([tensor for tensor in some if not is_part(tensor)])
+    return torch.hypot(found.full_tensor(), rest.to(found.device))
 
 
 def part(value: Tensor, like: Tensor) -> Tensor:

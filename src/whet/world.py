@@ -7,9 +7,10 @@ and nothing is pickled.
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -165,14 +166,17 @@ class World:
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise when a peer is gone
-            if not self._first_to_tell():
-                raise SystemExit(1) from None  # one message is enough; the launcher sums up
-            told = (str(error).splitlines() or ["no reason given"])[0].partition(". ")[0]
-            raise LostProcess(
-                f"process {self.rank} of {self.size} waits for another one that is gone: killed, "
-                "out of memory, or out of reach. Start the same command again: it goes on from "
-                f"the newest checkpoint. (torch: {told})"
-            ) from None
+            self._lost(error)
+
+    def _lost(self, error: RuntimeError) -> NoReturn:
+        if not self._first_to_tell():
+            raise SystemExit(1) from None  # one message is enough; the launcher sums up
+        told = (str(error).splitlines() or ["no reason given"])[0].partition(". ")[0]
+        raise LostProcess(
+            f"process {self.rank} of {self.size} waits for another one that is gone: killed, "
+            "out of memory, or out of reach. Start the same command again: it goes on from "
+            f"the newest checkpoint. (torch: {told})"
+        ) from None
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -181,7 +185,9 @@ class World:
             yield
         except LostProcess:
             raise
-        except Exception:
+        except Exception as error:
+            if self.sharded and isinstance(error, RuntimeError) and _of_a_collective(error):
+                self._lost(error)  # one that a pass of the model made
             if self.size > 1:
                 self._first_to_tell()
             raise
@@ -194,6 +200,13 @@ class World:
             return True  # the store is gone too: nobody else can have heard
 
 
+def _of_a_collective(error: BaseException) -> bool:
+    """Whether it was raised where torch exchanges something between processes."""
+    frames = [*traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1][0].f_globals.get("__name__") == _EXCHANGES
+
+
+_EXCHANGES = "torch.distributed.distributed_c10d"
 _DTYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32,
     torch.int16, torch.int8, torch.uint8, torch.bool,

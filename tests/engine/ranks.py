@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 
 from tests.contract.fixture import CLASSES, data, make_run, make_task, weights
 from tests.contract.found import case, names
+from whet import fsdp
 from whet.batch import Batch
 from whet.errors import WhetError
 from whet.method import Method
@@ -41,7 +42,7 @@ def trained(methods: list[Method], **changes: Any) -> dict[str, Any]:
 
 def told(run: Run) -> dict[str, Any]:
     return {
-        "weights": weights(run.module), "history": run.history, "loss": run.stack.loss,
+        "weights": fsdp.gathered(run.module.state_dict()), "history": run.history, "loss": run.stack.loss,
         "terms": run.stack.terms,
         "metrics": run.evaluate(), "judged": run.predictor()(Batch.of(data(20, 2))),
     }  # fmt: skip
@@ -226,7 +227,12 @@ def failed(folder: Path, rank: int) -> None:
 
 
 def main(doing: str, folder: Path) -> None:
-    found, end = {"everything": (everything, failed), "a_few": (a_few, killed)}[doing]
+    from tests.engine import shards
+
+    found, end = {
+        "everything": (everything, failed), "a_few": (a_few, killed),
+        "sharded": (shards.sharded, shards.killed),
+    }[doing]  # fmt: skip
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
     torch.save(found(folder, rank), folder / f"{rank}.pt")

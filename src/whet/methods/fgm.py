@@ -14,7 +14,16 @@ from whet.batch import Batch
 from whet.embedding import Shift, sized
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
+from whet.method import (
+    Card,
+    InnerBackward,
+    InnerForward,
+    Layer,
+    Method,
+    Resource,
+    by_settings,
+    method,
+)
 from whet.settings import choice, number
 from whet.training import Training
 from whet.world import World
@@ -77,6 +86,12 @@ class FGM(Method):
     name: ClassVar[str] = "fgm"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    whole_weights: ClassVar[bool | str] = by_settings(
+        lambda fgm: (
+            fgm.scope == "table" and fgm.across == "local"
+            and "across='global', or scope='output' or 'example'"
+        )
+    )
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     card: ClassVar[Card] = Card(
         title="Adversarial embeddings (FGM)", paper="arXiv:1605.07725",
@@ -147,7 +162,7 @@ class FGM(Method):
         """The tables' gradients that are climbed, by name; of all processes in a world."""
         grads = {name: table.grad for name, table in self._tables.items()}
         found = {name: _dense(grad) for name, grad in grads.items() if grad is not None}
-        if world is None or world.size == 1:
+        if world is None or world.size == 1 or world.sharded:  # by the backward itself
             return found
         tables = [*self._tables.values()]
         totals = reducing.added(world, [found.get(name) for name in self._tables], tables)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from whet import modes, seeding, spans
+from whet import fsdp, modes, seeding, spans
 from whet.errors import InputError
 from whet.method import Card, Layer, Method, Placement, Resource, by_settings, method
 from whet.optim import borrowed_rates
@@ -101,6 +101,7 @@ class SWA(Method):
     companions: ClassVar[frozenset[str]] = frozenset({"precise_bn"})
     over_schedule: ClassVar[bool] = True
     # collected at the end alone, the mean is the last weights
+    whole_weights: ClassVar[bool | str] = by_settings(lambda swa: swa.swag and "swag=0")
     neutral: ClassVar[dict[str, Any]] = {"lr": None, "every": 1_000_000}
     card: ClassVar[Card] = Card(
         title="Stochastic weight averaging", paper="arXiv:1803.05407",
@@ -282,4 +283,4 @@ class SWA(Method):
         if not saved:
             return []
         pairs = zip(self._names, self._sources, strict=True)
-        return [saved[name].to(source.device, copy=True) for name, source in pairs]
+        return [fsdp.part(saved[n].to(p.device, copy=True), p) for n, p in pairs]
