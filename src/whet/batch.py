@@ -199,8 +199,8 @@ class Batch:
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """A batch with `function` applied to every tensor."""
         extras = (self.targets, self.mask, self.indices)
-        mapped = (None if tensor is None else function(tensor) for tensor in extras)
-        return Batch(map_leaves(function, self.inputs), *mapped, self.spare)  # type: ignore[arg-type]
+        targets, mask, indices = (None if one is None else function(one) for one in extras)
+        return Batch(map_leaves(function, self.inputs), targets, mask, indices, self.spare)
 
     def take(self, rows: Tensor | slice) -> Batch:
         """The batch of some of the rows."""

@@ -102,7 +102,8 @@ class Run:
         if self.stage.starts_from not in ("training", "evaluation"):
             prediction.take_weights(self.stage.starts_from, self.module)
         self._enter(self.stage)
-        self._resume()
+        if (state := self.keeper.newest(self)) is not None:
+            self.load_state_dict(state)
 
     # stages ----------------------------------------------------------------------------------
     @property
@@ -137,9 +138,7 @@ class Run:
             micro_batch=stage.micro_batch, world=self.world,
         )  # fmt: skip
         run = self.stack.run
-        if self.fabric is not None:
-            run.model = self.fabric.setup_module(self.module)
-            run.autocast = self.fabric.autocast
+        devices.wrap(run, self.fabric)
         run.outline = self.outline
         run.heads.to(self.device)
         processes.begin(run, stage.micro_batch)
@@ -230,7 +229,8 @@ class Run:
         return happened
 
     def _due(self, ended: bool) -> None:
-        if self._judges and (ended or _divides(self.evaluate_every, self.updates)):
+        every = self.evaluate_every
+        if self._judges and (ended or (every is not None and self.updates % every == 0)):
             self._note(self.evaluate("select"))
         if self.folder is not None and self.keeper.due(self, ended):
             self.save()
@@ -298,12 +298,3 @@ class Run:
         place = self.keeper.save(self)
         callback.tell(self, "saved", place)
         return place
-
-    def _resume(self) -> None:
-        state = self.keeper.newest(self)
-        if state is not None:
-            self.load_state_dict(state)
-
-
-def _divides(every: int | None, updates: int) -> bool:
-    return every is not None and updates % every == 0

@@ -186,12 +186,12 @@ class Stack:
                 run.close_micro()
 
     def _send(self, forward: Forward) -> None:
-        window = self.run.current
+        run, window = self.run, self.run.current
         assert window is not None
-        if window.batches[self.run.micro].spare:  # it went through for the other processes' sake
+        if window.batches[run.micro].spare:  # it went through for the other processes' sake
             forward = forward.replace(scale=0.0)
         loss = forward.total(window)
-        self._watch.saw(self.run, forward, loss)
+        self._watch.saw(run, forward, loss)
         if loss.requires_grad:
             self._send_back(loss)
 
@@ -214,9 +214,8 @@ class Stack:
 
     def before_update(self) -> None:
         """Tell the methods that the gradients are whole."""
-        run = self.run
         for method in self._now.before_update:
-            method(run)
+            method(self.run)
 
     def step_optimizer(self) -> bool:
         """Step; False where the scaler found an overflow and skipped."""
@@ -255,10 +254,7 @@ class Stack:
         return judging.evaluating(self.run, self._active)
 
     def predictor(self, live: bool = False) -> Predictor:
-        """What is judged and exported: a copy that later training does not touch.
-
-        A `live` one copies nothing and is good for as long as `evaluating` is entered.
-        """
+        """What is judged and exported: a copy; a `live` one lasts while `evaluating` is entered."""
         self.open()
         self.settle()
         return judging.predictor(self.run, self._active, live)

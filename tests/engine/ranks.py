@@ -42,8 +42,8 @@ def trained(methods: list[Method], **changes: Any) -> dict[str, Any]:
 
 def told(run: Run) -> dict[str, Any]:
     return {
-        "weights": fsdp.gathered(run.module.state_dict()), "history": run.history, "loss": run.stack.loss,
-        "terms": run.stack.terms,
+        "weights": fsdp.gathered(run.module.state_dict()), "history": [*run.history],
+        "loss": run.stack.loss, "terms": run.stack.terms,
         "metrics": run.evaluate(), "judged": run.predictor()(Batch.of(data(20, 2))),
     }  # fmt: skip
 
@@ -199,10 +199,10 @@ def everything(folder: Path, rank: int) -> dict[str, Any]:
 
 
 def a_few(folder: Path, rank: int) -> dict[str, Any]:
-    chosen = {name: declared()[name] for name in ("ema", "fgm", "sam")}
     return {
-        "methods": {name: trained([method]) for name, method in chosen.items()},
+        "methods": {name: trained([method]) for name, method in declared().items()},
         "bare": trained([]), "population": population(),
+        "sharded": trained([EMA(0.9)], strategy="fsdp"),
     }  # fmt: skip
 
 

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.contract.fixture import data, inputs, make_run, make_task
+from tests.contract.fixture import data, make_run, make_task
 from tests.contract.found import case, names
 from tests.engine.ranks import SGD, Squares, refusal, told, zeros
 from whet import fsdp, seeding
-from whet.batch import Batch
 from whet.method import Method
-from whet.methods import EMA, SAM, ClipGradNorm, FGM, FreeLB, LabelSmoothing
+from whet.methods import EMA, FGM, SAM, SWA, ClipGradNorm, FreeLB, LabelSmoothing, Lookahead
 from whet.run import Run
 from whet.stage import Recipe, Stage
 from whet.task import Task
 
 # batches of 13, 13, 13 and 1: of the last one a process has no row
+MADE = [EMA(0.9), Lookahead(k=2), LabelSmoothing(0.1)]
 UNEVEN = {"batch_size": 13, "accumulate": 2, "coupled": False, "evaluate_every": 2}
 
 
@@ -136,25 +136,25 @@ def waits(method: Method | None) -> dict[str, Any]:
 
 def saved(folder: Path) -> dict[str, Any]:
     """A checkpoint of each strategy, and how either goes on."""
-    made = [EMA(0.9), LabelSmoothing(0.1)]
+    made = MADE
     for kind in ("fsdp", "ddp"):
         make_run(made, **UNEVEN, folder=folder / kind, strategy=kind).fit(until=3)
     through = make_run(made, **UNEVEN, strategy="fsdp").fit()
-    again = [
-        make_run(made, **UNEVEN, folder=folder / place, strategy=kind)
-        for place, kind in (("fsdp", "fsdp"), ("ddp", "fsdp"), ("from one", "fsdp"))
-    ]
-    at = [run.updates for run in again]
-    found = {name: told(run.fit(until=5)) for name, run in zip("same ddp one".split(), again)}
+    again = {
+        place: make_run(made, **UNEVEN, folder=folder / place, strategy="fsdp")
+        for place in ("fsdp", "ddp", "from one")
+    }
+    at = [run.updates for run in again.values()]
+    found = {place: told(run.fit(until=5)) for place, run in again.items()}
     # the newest in the first folder is now of the fifth update
     other = make_run(made, **UNEVEN, folder=folder / "fsdp", strategy="ddp")
     return {"at": [*at, other.updates], "through": told(through), "ddp goes on": told(other.fit()),
-            "fsdp goes on": told(again[0].fit()), **found}  # fmt: skip
+            "fsdp goes on": told(again["fsdp"].fit()), **found}  # fmt: skip
 
 
 def carried_over() -> dict[str, Any]:
     """A state within one process's life, and what the first process's holds."""
-    made = [EMA(0.9)]
+    made = [SWA(after=0.3, every=2, lr=(0.9, 0.3))]  # has begun to collect
     first = make_run(made, **UNEVEN, strategy="fsdp").fit(until=3)
     state = first.state_dict()
     second = make_run(made, **UNEVEN, strategy="fsdp")

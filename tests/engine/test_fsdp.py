@@ -13,7 +13,7 @@ from torch import nn
 from tests.contract.fixture import close, equal, make_run, make_task
 from tests.contract.found import names
 from tests.engine import ranks, shards
-from tests.engine.shards import UNEVEN
+from tests.engine.shards import MADE, UNEVEN
 from tests.engine.test_distributed import Found, Launch, launch, same_as
 from whet import fsdp, sharding
 from whet.batch import Batch
@@ -24,10 +24,7 @@ from whet.methods import EMA, FGM, SAM, SWA, ClipGradNorm, LabelSmoothing, Snaps
 from whet.predict import Predictor
 from whet.run import Run
 from whet.stage import Recipe, Stage
-from whet.task import Task
 from whet.world import World
-
-MADE = [EMA(0.9), LabelSmoothing(0.1)]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +140,7 @@ class TestCheckpoints:
         one = ranks.trained(MADE)
         five = ranks.told(make_run(MADE, **UNEVEN).fit(until=5))
         for found in two:
-            assert all(same_as(five, found["saved"][name]) for name in ("same", "ddp", "one"))
+            assert all(same_as(five, found["saved"][name]) for name in ("fsdp", "ddp", "from one"))
             assert same_as(one, found["saved"]["ddp goes on"])
 
     def test_one_process_goes_on(self, two: Found) -> None:
@@ -222,11 +219,11 @@ class TestRefusals:
         assert all(words in found["refusals"][kind] for found in two)
 
     def test_unknown_strategy(self) -> None:
-        with pytest.raises(UnknownName, match="unknown strategy 'fdsp'.*ddp, fsdp"):
+        with pytest.raises(UnknownName, match=r"unknown strategy 'fdsp'.*ddp, fsdp"):
             make_run(strategy="fdsp")
 
     def test_fp16(self) -> None:
-        with pytest.raises(InputError, match="precision='fp16'.*strategy='fsdp' use 'bf16'"):
+        with pytest.raises(InputError, match=r"precision='fp16'.*strategy='fsdp' use 'bf16'"):
             fsdp.check("fsdp", "fp16")
 
     @pytest.mark.parametrize(
@@ -247,7 +244,9 @@ class TestRefusals:
         run = make_run([ClipGradNorm(1.0)], strategy="fsdp")
         assert run.notes == [fsdp.ALONE]
         assert not hasattr(next(run.module.parameters()), "full_tensor")
-        assert equal(run.fit().module.state_dict(), make_run([ClipGradNorm(1.0)]).fit().module.state_dict())
+        assert equal(
+            run.fit().module.state_dict(), make_run([ClipGradNorm(1.0)]).fit().module.state_dict()
+        )
 
 
 def test_a_killed_process_stops_all_with_one_message(launched: Launch) -> None:

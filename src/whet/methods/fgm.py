@@ -88,7 +88,8 @@ class FGM(Method):
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
     whole_weights: ClassVar[bool | str] = by_settings(
         lambda fgm: (
-            fgm.scope == "table" and fgm.across == "local"
+            fgm.scope == "table"
+            and fgm.across == "local"
             and "across='global', or scope='output' or 'example'"
         )
     )

@@ -93,6 +93,6 @@ class Lookahead(Method):
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._updates = state["updates"]
-        for name in self._slow.keys() & state["slow"].keys():
-            slow = self._slow[name]
-            slow.copy_(fsdp.part(state["slow"][name], slow))  # what a stage thaws begins where it is
+        for name, slow in self._slow.items():  # in one order: processes wait for each other
+            if name in state["slow"]:  # what a stage thaws begins where it is
+                slow.copy_(fsdp.part(state["slow"][name], slow))
