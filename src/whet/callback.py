@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ def made(given: Iterable[CallbackLike]) -> list[Callback]:
 
 def tell(run: Run, moment: str, *about: Any) -> None:
     """Tell the callbacks, which the first process alone has."""
-    with run.world.aside():
+    with run.world.aside() if run.world.size > 1 else nullcontext():
         for callback in run.callbacks:
             getattr(callback, moment)(run, *about)
 

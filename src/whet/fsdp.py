@@ -9,8 +9,8 @@ for all processes, all of them must make the same passes; see `Batch.spare`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -159,15 +159,25 @@ def _full(part: Any, keep: bool) -> Tensor:
     return full.cpu() if keep else torch.zeros((), dtype=full.dtype).expand(full.shape)
 
 
-def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+T = TypeVar("T", bound=Tensor)
+
+
+def apart(tensors: list[T]) -> tuple[list[T], list[T]]:
+    """Whole tensors and parts, which no one operation takes together."""
+    parts = [tensor for tensor in tensors if hasattr(tensor, "full_tensor")]
+    return (
+        ([tensor for tensor in tensors if not is_part(tensor)], parts) if parts else (tensors, [])
+    )
+
+
+def total_norm(whole: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
     """The norm of all of them together, over all processes where they hold parts; no waiting."""
-    some = list(tensors)
-    parts = [tensor for tensor in some if is_part(tensor)]
+    norm = nn.utils.get_total_norm(whole)
     if not parts:
-        return nn.utils.get_total_norm(some)
-    found: Any = nn.utils.get_total_norm(parts)
-    rest = nn.utils.get_total_norm([tensor for tensor in some if not is_part(tensor)])
-    return torch.hypot(found.full_tensor(), rest.to(found.device))
+        return norm
+    of_parts: Any = nn.utils.get_total_norm(parts)
+    found: Tensor = of_parts.full_tensor()
+    return torch.hypot(norm.to(found.device), found)
 
 
 def part(value: Tensor, like: Tensor) -> Tensor:

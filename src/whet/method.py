@@ -116,8 +116,8 @@ class Method:
     outside: ClassVar[tuple[str, ...]] = ()
     companions: ClassVar[frozenset[str]] = frozenset()  # must stand beside it where they apply
     over_schedule: ClassVar[bool] = False  # the rates it owns lie over a schedule that goes on
-    # reads or moves weights, gradients or buffers as whole tensors, so that it cannot train a
-    # sharded model; a text says under which settings it does not
+    # whether it needs weights, gradients or buffers as whole tensors, so that it cannot train a
+    # sharded model; a text names settings under which it does not
     whole_weights: ClassVar[bool | str] = True
     card: ClassVar[Card]
 

@@ -6,21 +6,24 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.contract.fixture import data, make_run, make_task
+from tests.contract.fixture import CLASSES, data, make_run, make_task
 from tests.contract.found import case, names
 from tests.engine.ranks import SGD, Squares, refusal, told, zeros
 from whet import fsdp, seeding
-from whet.method import Method
+from whet.batch import Batch
+from whet.forward import Forward
+from whet.method import InnerForward, Layer, Method, method
 from whet.methods import EMA, FGM, SAM, SWA, ClipGradNorm, FreeLB, LabelSmoothing, Lookahead
 from whet.run import Run
 from whet.stage import Recipe, Stage
 from whet.task import Task
+from whet.training import Training
 
 # batches of 13, 13, 13 and 1: of the last one a process has no row
 MADE = [EMA(0.9), Lookahead(k=2), LabelSmoothing(0.1)]
@@ -51,7 +54,7 @@ def refused_ones() -> dict[str, Method]:
     return {name: m for name, m in some.items() if not trains(m)}
 
 
-class Layer(nn.Module):
+class Block(nn.Module):
     """Of sizes that two processes cannot part evenly; holds a Sequential of its own."""
 
     def __init__(self) -> None:
@@ -68,7 +71,7 @@ class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(20, 6)
-        self.layers = nn.ModuleList([Layer() for _ in range(3)])
+        self.layers = nn.ModuleList([Block() for _ in range(3)])
         self.head = nn.Linear(6, 20, bias=False)
         self.head.weight = self.embed.weight
         self.register_buffer("scale", torch.tensor(0.5), persistent=False)
@@ -97,6 +100,46 @@ def towers(methods: list[Any] = [], **changes: Any) -> Run:  # noqa: B006 - is n
     every = [EMA(0.8, warmup="none"), ClipGradNorm(0.5), *methods]
     task = Task(tower(), data(), select=data(20, 1), judge=data(1, 2))  # judged on one row
     return Run(task, Recipe(stages, methods=every), device="cpu", **changes)
+
+
+@method
+class Aside(Method):
+    """Learns a head of its own, of which each process holds a copy, beside the parts."""
+
+    name: ClassVar[str] = "aside"
+    layer: ClassVar[Layer] = Layer.TEACHER
+    whole_weights: ClassVar[bool | str] = False
+
+    def build(self, run: Training) -> None:
+        with seeding.borrowed(3):
+            run.heads[self.key] = nn.Linear(CLASSES, 2)
+
+    def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
+        forward = inner(batch)
+        off = run.heads[self.key](forward.output).square().sum(1)
+        return forward.add(self.key, off, per="rows")
+
+
+def headed(**changes: Any) -> dict[str, Any]:
+    """A head beside the parts, whose gradients are clipped by one norm."""
+    run = make_run([Aside(), ClipGradNorm(0.2)], **UNEVEN, **changes).fit()
+    return told(run) | {"head": run.stack.run.heads["aside"].weight.detach().clone()}
+
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "nadam", "adagrad", "rmsprop")
+
+
+def optimized(**changes: Any) -> dict[str, Any]:
+    """Every optimizer that a recipe can name, with a state that goes through a checkpoint."""
+    found = {}
+    for name in OPTIMIZERS:
+        about = {**UNEVEN, "optimizer": {"name": name, "lr": 0.01}, **changes}
+        first = make_run(**about).fit(until=2)
+        state = first.state_dict()
+        second = make_run(**about)
+        second.load_state_dict(state)
+        found[name] = told(second.fit())
+    return found
 
 
 def shares() -> dict[str, Any]:
@@ -176,9 +219,14 @@ def halved(strategy: str) -> dict[str, Any]:
     return told(Run(task, stage, device="cpu", precision="bf16", strategy=strategy).fit())
 
 
-def exported(folder: Path) -> None:
-    predictor = towers(strategy="fsdp", folder=folder / "towers").fit().predictor()
-    predictor.save(folder / "towers.safetensors")
+def exported(folder: Path) -> dict[str, Tensor]:
+    """A predictor's file, and a run that starts from it."""
+    run = towers(strategy="fsdp", folder=folder / "towers").fit()
+    path = folder / "towers.safetensors"
+    run.predictor().save(path)  # by each process, whole
+    run.world.wait()
+    stage = Stage(updates=1, batch_size=13, starts_from=str(path))
+    return fsdp.gathered(Run(Task(tower(), data()), stage, strategy="fsdp").module.state_dict())
 
 
 def refusals() -> dict[str, str]:
@@ -214,7 +262,8 @@ def sharded(folder: Path, rank: int) -> dict[str, Any]:
         "waits": lambda: {n: waits(m) for n, m in {"none": None, **equal_ones()}.items()},
         "saved": lambda: saved(folder), "carried over": carried_over, "samples": samples,
         "halved": lambda: halved("fsdp"), "refusals": refusals,
-        "exported": lambda: exported(folder),
+        "exported": lambda: exported(folder), "headed": lambda: headed(strategy="fsdp"),
+        "optimized": lambda: optimized(strategy="fsdp"),
     }  # fmt: skip
     return {name: make() for name, make in found.items()}
 

@@ -15,7 +15,8 @@ from tests.contract.found import names
 from tests.engine import ranks, shards
 from tests.engine.shards import MADE, UNEVEN
 from tests.engine.test_distributed import Found, Launch, launch, same_as
-from whet import fsdp, sharding
+from tests.engine.tiny import tiny
+from whet import fsdp, nesting, sharding
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable, UnknownName
 from whet.forward import Window
@@ -72,6 +73,17 @@ class TestEquality:
         one = ranks.told(shards.towers().fit())
         assert [row["stage"] for row in one["history"]] == [0, 1, 2]
         assert all(same_as(one, found["towers"]) for found in two)
+
+    def test_a_methods_own_head_beside_the_parts(self, two: Found) -> None:
+        one = shards.headed()
+        for found in two:
+            assert same_as(one, found["headed"])
+            assert torch.allclose(one["head"], found["headed"]["head"], atol=1e-6)
+
+    @pytest.mark.parametrize("name", shards.OPTIMIZERS)
+    def test_optimizers(self, name: str, two: Found) -> None:
+        one = ranks.trained([], optimizer={"name": name, "lr": 0.01})
+        assert all(same_as(one, found["optimized"][name]) for found in two)
 
     def test_processes_are_alike_to_the_bit(self, two: Found) -> None:
         for kind in ("methods", "drawn sharded"):
@@ -171,7 +183,10 @@ class TestCheckpoints:
         path = Path(two[0]["folder"]) / "towers.safetensors"
         given = Batch.of(ranks.data(20, 2))
         one = shards.towers().fit().predictor()
-        assert torch.allclose(one(given), Predictor.load(path, shards.tower())(given), atol=1e-5)
+        again = Predictor.load(path, shards.tower())
+        assert torch.allclose(one(given), again(given), atol=1e-5)
+        for found in two:  # another run starts from the file
+            assert equal(again.members()[0], found["exported"])
 
 
 def _shapes(nest: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -234,6 +249,12 @@ class TestRefusals:
     def test_says_with_which_settings_it_does(self, method: Any, remedy: str) -> None:
         with pytest.raises(NotApplicable, match=f"Set .*{remedy}.* use strategy='ddp'"):
             make_run([method], strategy="fsdp")
+
+    def test_what_does_not_say_that_it_can(self) -> None:
+        """A method of a user's own is taken to need whole weights, unless it says otherwise."""
+        with pytest.raises(NotApplicable, match="mine does not apply"):
+            nesting.check_sharded([tiny("mine")])
+        nesting.check_sharded([tiny("mine", whole_weights=False)])
 
     def test_a_later_stage_too(self) -> None:
         recipe = Recipe([Stage(updates=1), Stage(updates=4, methods=[Snapshot(2)])])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from whet import fsdp, modes
+from whet import fsdp
 from whet.method import Card, Layer, Method, method
 from whet.settings import number
 from whet.training import Training
@@ -24,11 +24,13 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     accelerator.
     """
     held = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = fsdp.total_norm(p.grad for p in held if p.grad is not None)
+    whole, parts = fsdp.apart(held)
+    norm = fsdp.total_norm(
+        *([p.grad for p in some if p.grad is not None] for some in (whole, parts))
+    )
     # a norm of zero has the factor one: such gradients are multiplied by one, NaN stays NaN
     factor_of = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))
-    for sharded in (False, True):  # one operation does not take parts and whole tensors together
-        some = [p for p in held if modes.is_part(p) is sharded]
+    for some in (whole, parts):
         nn.utils.clip_grads_with_norm_(some, max_norm, factor_of)
     return norm
 

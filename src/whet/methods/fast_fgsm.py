@@ -183,7 +183,6 @@ class FastFGSM(Method):
     def _shifted(self, model: nn.Module, key: int, rows: Tensor | None = None) -> Iterator[None]:
         """Embeddings at δ_0, from where `_climb` moves them."""
         self._rows = rows
-
         start = attack.starting(self.epsilon, self.init, key, rows)
         with Shift(model, [*self._embeddings.values()], start) as self._shift:
             try:

@@ -94,7 +94,7 @@ class SAM(Method):
         grads = [_wide(p.grad) for p in moving if p.grad is not None]
         if self.adaptive:
             grads = [g * p.abs() for g, p in zip(grads, moving, strict=True)]
-        norm = fsdp.total_norm(grads)
+        norm = fsdp.total_norm(*fsdp.apart(grads))
         useless = ~((norm > 0) & norm.isfinite())
         scale = self.rho / norm
         for parameter, grad in zip(moving, grads, strict=True):
