@@ -165,9 +165,9 @@ T = TypeVar("T", bound=Tensor)
 def apart(tensors: list[T]) -> tuple[list[T], list[T]]:
     """Whole tensors and parts, which no one operation takes together."""
     parts = [tensor for tensor in tensors if hasattr(tensor, "full_tensor")]
-    return (
-        ([tensor for tensor in tensors if not is_part(tensor)], parts) if parts else (tensors, [])
-    )
+    if not parts:
+        return tensors, []
+    return [tensor for tensor in tensors if not is_part(tensor)], parts
 
 
 def total_norm(whole: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
