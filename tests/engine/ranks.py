@@ -172,11 +172,12 @@ def halved() -> dict[str, Tensor]:
     return weights(run.module)
 
 
-def unequal(rank: int) -> dict[str, Tensor]:
+def unequal(rank: int, **changes: Any) -> dict[str, Tensor]:
     """A task that draws another model in every process."""
     given = (torch.zeros(8, 3), torch.zeros(8, dtype=torch.long))
     torch.manual_seed(rank)
-    return weights(Run(Task(nn.Linear(3, 3), given), Stage(updates=1)).module)
+    run = Run(Task(nn.Linear(3, 3), given), Stage(updates=1), **changes)
+    return fsdp.gathered(run.module.state_dict())
 
 
 def everything(folder: Path, rank: int) -> dict[str, Any]:

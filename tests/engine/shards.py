@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.contract.fixture import CLASSES, data, make_run, make_task
 from tests.contract.found import case, names
-from tests.engine.ranks import SGD, Squares, refusal, told, zeros
+from tests.engine.ranks import SGD, Squares, refusal, told, unequal, zeros
 from whet import fsdp, seeding
 from whet.batch import Batch
 from whet.forward import Forward
@@ -263,6 +263,7 @@ def sharded(folder: Path, rank: int) -> dict[str, Any]:
         "saved": lambda: saved(folder), "carried over": carried_over, "samples": samples,
         "halved": lambda: halved("fsdp"), "refusals": refusals,
         "exported": lambda: exported(folder), "headed": lambda: headed(strategy="fsdp"),
+        "unequal": lambda: unequal(rank, strategy="fsdp"),
         "optimized": lambda: optimized(strategy="fsdp"),
     }  # fmt: skip
     return {name: make() for name, make in found.items()}

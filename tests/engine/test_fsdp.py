@@ -16,7 +16,7 @@ from tests.engine import ranks, shards
 from tests.engine.shards import MADE, UNEVEN
 from tests.engine.test_distributed import Found, Launch, launch, same_as
 from tests.engine.tiny import tiny
-from whet import fsdp, nesting, sharding
+from whet import fsdp, nesting, reducing, sharding
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable, UnknownName
 from whet.forward import Window
@@ -90,6 +90,10 @@ class TestEquality:
             for name, first in two[0][kind].items():
                 assert equal(first["weights"], two[1][kind][name]["weights"])
                 assert first["history"] == two[1][kind][name]["history"]
+
+    def test_a_model_that_each_process_draws_is_the_firsts(self, two: Found) -> None:
+        first = ranks.unequal(0)
+        assert all(equal(first, found["unequal"]) for found in two)
 
     def test_samples_of_a_dataset(self, two: Found) -> None:
         assert all(close(ranks.samples()["weights"], found["samples"]) for found in two)
@@ -214,6 +218,14 @@ class TestSpareRows:
             assert last.to("cpu").take(slice(0, 1)).spare
         window = Window.of([last], lambda batch: 7.0)
         assert (window.items, window.rows) == (0.0, 0)
+
+    def test_it_is_no_micro_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor a row: the totals of all processes are those of one."""
+        row = Batch.of(ranks.data(1))
+        window = Window.of([row, row.replace(spare=True)], lambda batch: float(batch.size))
+        monkeypatch.setattr(World, "sums", lambda world, *values: list(values))
+        totals = reducing.totals(window, World(1, 2))
+        assert (totals.items, totals.rows, totals.micros) == (1.0, 1, 1)
 
     def test_its_loss_and_terms_are_nothing(self) -> None:
         """Also those that count rows: the key to a process without rows making the passes."""
