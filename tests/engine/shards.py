@@ -27,6 +27,10 @@ from whet.training import Training
 
 # batches of 13, 13, 13 and 1: of the last one a process has no row
 MADE = [EMA(0.9), Lookahead(k=2), LabelSmoothing(0.1)]
+VARIANTS = {
+    "adaptive": SAM(0.5, adaptive=True, across="global"),
+    "debias": EMA(0.9, warmup="debias", buffers="average"), "swa": SWA(after=0.3, lr=None),
+}  # fmt: skip
 UNEVEN = {"batch_size": 13, "accumulate": 2, "coupled": False, "evaluate_every": 2}
 
 
@@ -256,6 +260,7 @@ def sharded(folder: Path, rank: int) -> dict[str, Any]:
         "together": lambda: told(make_run(
             [SAM(0.1, across="global"), EMA(0.9), FGM(0.5, scope="example")], **UNEVEN,
             strategy="fsdp").fit()),
+        "variants": lambda: each(VARIANTS, **UNEVEN, strategy="fsdp"),
         "drawn sharded": lambda: each(drawing_ones(), **normed, strategy="fsdp"),
         "drawn whole": lambda: each(drawing_ones(), **normed),
         "towers": lambda: told(towers(strategy="fsdp").fit()), "shares": shares,

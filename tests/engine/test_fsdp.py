@@ -69,6 +69,11 @@ class TestEquality:
             assert same_as(one[0], found["together"])
             assert same_as(one[1], found["bare"])
 
+    @pytest.mark.parametrize("name", [*shards.VARIANTS])
+    def test_other_settings(self, name: str, two: Found) -> None:
+        one = ranks.trained([shards.VARIANTS[name]])
+        assert all(same_as(one, found["variants"][name]) for found in two)
+
     def test_stages_blocks_tied_and_frozen_weights(self, two: Found) -> None:
         one = ranks.told(shards.towers().fit())
         assert [row["stage"] for row in one["history"]] == [0, 1, 2]

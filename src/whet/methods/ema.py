@@ -51,7 +51,7 @@ class EMA(Method):
 
     Raises:
         InputError: used alone, `average` or `load_state_dict` before `begin` or `update`.
-        NotApplicable: the weights are sharded (FSDP).
+        NotApplicable: the weights are sharded (FSDP) otherwise than by `Run(strategy="fsdp")`.
 
     Paper: Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780.
 

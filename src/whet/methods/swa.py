@@ -63,7 +63,7 @@ class SWA(Method):
     Raises:
         InputError: the number of updates is unknown; batch normalisation without PreciseBN; a pair
             `lr` without a cycle; used alone, `average` before `collect`.
-        NotApplicable: the weights are sharded (FSDP).
+        NotApplicable: the weights are sharded (FSDP) otherwise than by `Run(strategy="fsdp")`.
 
     Paper: Izmailov et al. 2018, arXiv:1803.05407; SWAG: Maddox et al. 2019, arXiv:1902.02476.
 
@@ -100,8 +100,8 @@ class SWA(Method):
     )
     companions: ClassVar[frozenset[str]] = frozenset({"precise_bn"})
     over_schedule: ClassVar[bool] = True
-    # collected at the end alone, the mean is the last weights
     whole_weights: ClassVar[bool | str] = by_settings(lambda swa: swa.swag and "swag=0")
+    # collected at the end alone, the mean is the last weights
     neutral: ClassVar[dict[str, Any]] = {"lr": None, "every": 1_000_000}
     card: ClassVar[Card] = Card(
         title="Stochastic weight averaging", paper="arXiv:1803.05407",
