@@ -28,7 +28,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     norm = fsdp.total_norm(*([p.grad for p in some if p.grad is not None] for some in both))
     # a norm of zero has the factor one: such gradients are multiplied by one, NaN stays NaN
     factor_of = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))
-    for some in both:
+    for some in filter(None, both):
         nn.utils.clip_grads_with_norm_(some, max_norm, factor_of)
     return norm
 
