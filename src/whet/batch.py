@@ -78,6 +78,8 @@ class Batch:
         mask: bool `(N,)`, True for rows that have a target; None means all of them. Rows without
             a target are forwarded and left out of loss and count.
         indices: int64 `(N,)`, each row's place in its data set.
+        spare: that it stands for no row of the data, and nothing of it counts: a process without
+            rows makes the passes of the others with it, where the model is sharded.
 
     Raises:
         InputError: leaves, targets, mask or indices disagree on the number of rows.
@@ -91,6 +93,7 @@ class Batch:
     targets: Tensor | None = None
     mask: Tensor | None = None
     indices: Tensor | None = None
+    spare: bool = False
 
     def __post_init__(self) -> None:
         if not self._is_plain():  # the common case, kept quick
@@ -196,8 +199,8 @@ class Batch:
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """A batch with `function` applied to every tensor."""
         extras = (self.targets, self.mask, self.indices)
-        mapped = (None if tensor is None else function(tensor) for tensor in extras)
-        return Batch(map_leaves(function, self.inputs), *mapped)
+        targets, mask, indices = (None if one is None else function(one) for one in extras)
+        return Batch(map_leaves(function, self.inputs), targets, mask, indices, self.spare)
 
     def take(self, rows: Tensor | slice) -> Batch:
         """The batch of some of the rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ class Callback:
 
     What trains is a Method; a callback that draws random numbers or touches weights breaks the
     promise that a run resumes to the bit.
+
+    Of several processes the first one alone has callbacks, so that none may wait for the others:
+    there `run.evaluate`, `run.save`, `run.predictor` and `run.state_dict` are errors in a callback.
 
     `run.stack.loss` and `run.stack.terms` wait for an accelerator: a callback that reads them at
     every update slows training there.
@@ -74,6 +77,13 @@ def made(given: Iterable[CallbackLike]) -> list[Callback]:
     return [each if isinstance(each, Callback) else AfterUpdate(each) for each in given]
 
 
+def tell(run: Run, moment: str, *about: Any) -> None:
+    """Tell the callbacks, which the first process alone has."""
+    with run.world.aside() if run.world.size > 1 else nullcontext():
+        for callback in run.callbacks:
+            getattr(callback, moment)(run, *about)
+
+
 @contextmanager
 def telling(run: Run) -> Iterator[None]:
     """Tell the callbacks that a run begins and, however it comes to it, that it ends.
@@ -83,13 +93,15 @@ def telling(run: Run) -> Iterator[None]:
     """
     with ExitStack() as endings:
         for callback in run.callbacks:
-            callback.began(run)
+            with run.world.aside():
+                callback.began(run)
             endings.push(_ending(callback, run))
         yield
 
 
 def _ending(callback: Callback, run: Run) -> Callable[..., None]:
     def end(kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        callback.ended(run, error)
+        with run.world.aside():
+            callback.ended(run, error)
 
     return end

@@ -192,20 +192,23 @@ def load(place: Path) -> dict[str, Any]:
     return state
 
 
-def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest whole checkpoint and what is wrong with any newer one."""
+def newest(folder: Path, mapped: bool = False) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest whole checkpoint and what is wrong with any newer one.
+
+    Tensors that are `mapped` are read when they are used: processes that use few share the memory.
+    """
     notes: list[str] = []
     _mend(folder)
     for number in reversed(numbers(folder)):
         place = folder / f"{number:08d}"
-        state = _state(place)
+        state = _state(place, mapped)
         if not isinstance(state, str):
             return state, notes
         notes.append(f"checkpoint {place} is damaged ({state}); using the one before it.")
     return None, notes
 
 
-def _state(place: Path) -> dict[str, Any] | str:
+def _state(place: Path, mapped: bool = False) -> dict[str, Any] | str:
     """What a checkpoint holds, or what is wrong with it."""
     wrong = damage(place)
     if wrong is not None:
@@ -213,7 +216,7 @@ def _state(place: Path) -> dict[str, Any] | str:
     path = place / "state.pt"
     try:
         _check_stored(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a checksum is no signature: torch stumbles over anything
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"state.pt holds other things than tensors and plain values: {said}"

@@ -13,6 +13,8 @@ from whet.world import local_rank
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from whet.training import Training
+
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -62,6 +64,14 @@ def open_fabric(
     mixed = MixedPrecision(PRECISIONS[precision], device.type, scaler)  # type: ignore[arg-type]
     which = [device.index] if device.type == "cuda" else 1
     return Fabric(accelerator=device.type, devices=which, plugins=[mixed])
+
+
+def wrap(run: Training, fabric: Fabric | None) -> None:
+    """Call the model through Fabric, where there is one."""
+    if fabric is not None:
+        # it lies on its device already, and of parts a copy would be no part
+        run.model = fabric.setup_module(run.module, move_to_device=not run.world.sharded)
+        run.autocast = fabric.autocast
 
 
 def surroundings(device: torch.device, precision: str, seed: int, size: int) -> dict[str, Any]:

@@ -35,8 +35,9 @@ class Window:
         """A window with `items` counted by the objective, before any forward."""
         items, rows = 0.0, 0
         for batch in batches:
-            items += count(batch)
-            rows += batch.size
+            if not batch.spare:
+                items += count(batch)
+                rows += batch.size
         return cls(tuple(batches), items, rows, len(batches))
 
     def to(self, device: torch.device) -> Window:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from whet import modes, nesting, objectives
 from whet.method import Method
 from whet.objectives import Objective
-from whet.predict import ModelPredictor, Predictor
+from whet.predict import LivePredictor, ModelPredictor, Predictor
 from whet.training import Training
 
 if TYPE_CHECKING:
@@ -53,12 +53,13 @@ def _end(run: Training) -> None:
     run.views.clear()
 
 
-def predictor(run: Training, active: Sequence[Method]) -> Predictor:
-    """What is judged and exported: a copy that later training does not touch."""
+def predictor(run: Training, active: Sequence[Method], live: bool = False) -> Predictor:
+    """What is judged and exported: a copy that later training does not touch, unless it is live."""
+    kind = LivePredictor if live else ModelPredictor
 
     def plain() -> Predictor:
         with run.evaluating():
-            return ModelPredictor.capture(run)
+            return kind.capture(run)
 
     call: Callable[[], Predictor] = plain
     for method in reversed(active):

@@ -117,6 +117,9 @@ class Method:
     companions: ClassVar[frozenset[str]] = frozenset()  # must stand beside it where they apply
     over_schedule: ClassVar[bool] = False  # the rates it owns lie over a schedule that goes on
     looks_ahead: ClassVar[bool] = False  # what it does depends on where its span ends
+    # whether it needs weights, gradients or buffers as whole tensors, so that it cannot train a
+    # sharded model; a text names settings under which it does not
+    whole_weights: ClassVar[bool | str] = True
     card: ClassVar[Card]
 
     span: tuple[float, float] = (0.0, 1.0)

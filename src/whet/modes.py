@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -140,9 +141,25 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+RESHARDING: WeakSet[nn.Module] = WeakSet()  # keep nothing gathered between passes (whet.fsdp)
+
+
+def is_part(tensor: object) -> bool:
+    """Whether a process holds a part of this tensor (a DTensor, of FSDP2 or a parallel plan)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def here(tensor: Tensor) -> Tensor:
+    """What this process holds of it, in the same memory: the tensor itself unless it is a part."""
+    if not is_part(tensor):
+        return tensor
+    local: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
+    return local
+
+
 def sharded(model: nn.Module) -> list[str]:
     """Names of the parameters of which each process holds a part (FSDP2, parallel plans)."""
-    return [name for name, p in model.named_parameters() if hasattr(p, "full_tensor")]
+    return [name for name, p in model.named_parameters() if is_part(p)]
 
 
 def check_whole(model: nn.Module, who: str) -> None:
@@ -151,7 +168,8 @@ def check_whole(model: nn.Module, who: str) -> None:
     Raises:
         NotApplicable: the model's weights are sharded.
     """
-    if names := sharded(model):
+    names = () if model in RESHARDING else sharded(model)
+    if names:
         raise NotApplicable(
             who, f"the weights are sharded ({names[0]}, ...), and FSDP's gathered copies of them "
             "do not notice when others are put in their place: the next forward would be with the "
@@ -173,7 +191,7 @@ def standing_in(tensors: Sequence[Tensor], values: Iterable[Tensor]) -> Iterator
             tensor.copy_(value)
         yield
     finally:
-        torch._foreach_copy_(list(tensors), kept)
+        torch._foreach_copy_([*map(here, tensors)], [*map(here, kept)])
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from whet import settings
-from whet.errors import CheckpointError, Clash
+from whet.errors import CheckpointError, Clash, NotApplicable
 from whet.method import Method, Resource
 
 Moment = Callable[..., Any]
@@ -71,6 +71,23 @@ def check_schedule(methods: Sequence[Method]) -> None:
             f"{owner[0]} and the stage's schedule both claim the learning rate. Leave the "
             f"schedule out (schedule=None), or train without {owner[0]}."
         )
+
+
+def check_sharded(methods: Sequence[Method]) -> None:
+    """Refuse what needs whole weights to train a model of which each process holds a part.
+
+    Raises:
+        NotApplicable: naming the method, and under which settings it would do, if there are any.
+    """
+    for method in methods:
+        if method.whole_weights:
+            way = method.whole_weights
+            settings = f"Set {way}, use" if isinstance(way, str) else "Use"
+            raise NotApplicable(
+                method.key, "it reads or moves weights, gradients or buffers as whole tensors, and "
+                "with strategy='fsdp' each process holds a part of them. "
+                f"{settings} strategy='ddp', or leave it out."
+            )  # fmt: skip
 
 
 def check_same(saved: Sequence[str], here: Sequence[str]) -> None:

@@ -61,7 +61,7 @@ class Tables(Vectors):
     def gradients(self, world: World | None = None) -> list[Tensor | None]:
         grads = [table.grad for table in self._tables.values()]
         found = [None if grad is None else _dense(grad) for grad in grads]
-        if world is not None and world.size > 1:
+        if world is not None and world.size > 1 and not world.sharded:  # else by the backward
             return [*reducing.added(world, found, [*self._tables.values()])]
         for name, grad in zip(self._tables, found, strict=True):
             if grad is None and (told := f"{name}: no gradient in some batch") not in self.skipped:

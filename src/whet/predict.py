@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from whet import compiling, objectives, parsing
+from whet import compiling, fsdp, objectives, parsing
 from whet import metrics as measures
 from whet.batch import Batch
 from whet.errors import CheckpointError, InputError
@@ -128,7 +128,11 @@ class ModelPredictor(Predictor):
     @classmethod
     def capture(cls, run: Training) -> ModelPredictor:
         """The model as it stands now, weights and buffers copied."""
-        return cls(run.module, model_state(run.module), run.objective.family, run.autocast)
+        family = run.objective.family
+        if run.outline is not None:  # whole, in the memory of every process's host
+            state = fsdp.gathered(run.module.state_dict())
+            return cls(run.outline, state, family, run.autocast)
+        return cls(run.module, model_state(run.module), family, run.autocast)
 
     def members(self) -> list[State]:
         return [self.state]
@@ -139,9 +143,27 @@ class ModelPredictor(Predictor):
         args, kwargs = _arguments(inputs)
         uncompiled = compiling.as_written()  # in each call, a graph would meet other weights
         with torch.no_grad(), uncompiled, evaluation_mode(self.model), self.autocast():
-            # not tied: weights that are one in the model may come from a file as two
-            output = functional_call(self.model, self.state, args, kwargs, tie_weights=False)
+            output = self._output(args, kwargs)
         return self.family.probabilities(objectives.logits(output).float())
+
+    def _output(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # not tied: weights that are one in the model may come from a file as two
+        return functional_call(self.model, self.state, args, kwargs, tie_weights=False)
+
+
+class LivePredictor(ModelPredictor):
+    """The model that trains, as it stands when it is called; if it is sharded, by all processes."""
+
+    @classmethod
+    def capture(cls, run: Training) -> LivePredictor:
+        """The model itself, nothing copied."""
+        return cls(run.module, run.module.state_dict(), run.objective.family, run.autocast)
+
+    def members(self) -> list[State]:
+        return [fsdp.gathered(self.model.state_dict())]
+
+    def _output(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.model(*args, **kwargs)
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -159,7 +181,7 @@ def take_weights(path: str | Path, model: nn.Module) -> None:
     members = Predictor.load(path, model).members()
     if len(members) > 1:
         raise InputError(f"{path} holds {len(members)} models; a stage starts from one.")
-    model.load_state_dict(members[0])
+    model.load_state_dict(fsdp.parted(members[0], model))
 
 
 class MeanPredictor(Predictor):

@@ -4,7 +4,8 @@ Gradients are summed once the whole window has gone back, and not in the backwar
 DistributedDataParallel does: methods call backward several times, set `.grad` aside and take
 gradients of their own in between, and which backward is the last nobody knows before it is over.
 The totals that weigh a loss are those of all processes, so that the sum is the window's gradient
-itself; where the rows fall changes nothing, nor does a process that has none.
+itself; where the rows fall changes nothing, nor does a process that has none. Sharded weights are
+the exception (`whet.fsdp`): theirs are summed by each backward, and add up.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from whet import modes
+from whet import fsdp, modes
 from whet import world as processes
 from whet.errors import InputError
 from whet.forward import Window
@@ -25,6 +26,7 @@ from whet.world import World
 
 if TYPE_CHECKING:
     from whet.method import Method
+    from whet.run import Run
     from whet.trouble import LossWatch
 
 TERMS = 16  # of methods; where rows fall short a process has none, and must send as many
@@ -40,6 +42,17 @@ def join(device: torch.device, model: nn.Module) -> World:
     return processes.join(device)
 
 
+def placed(run: Run) -> tuple[nn.Module, nn.Module | None]:
+    """The run's model on its device; or this process's part of it, and its outline."""
+    model, world = run.task.model, run.world
+    if run.strategy == "fsdp" and world.size > 1:
+        world.copy([*model.parameters(), *model.buffers()])
+        return model, fsdp.shard(model, world)
+    if run.strategy == "fsdp":
+        run.notes.append(fsdp.ALONE)
+    return model.to(run.device), None
+
+
 def begin(run: Training, micro_batch: object) -> None:
     """Every process begins with the first one's weights, whatever it drew by itself.
 
@@ -52,8 +65,8 @@ def begin(run: Training, micro_batch: object) -> None:
             "would wait for each other in different micro-batches: give batch_size, which is that "
             "of all processes together, and accumulate."
         )
-    modules = (run.module, run.heads)
-    run.world.copy([t for m in modules for t in (*m.parameters(), *m.buffers())])
+    held = [t for m in (run.module, run.heads) for t in (*m.parameters(), *m.buffers())]
+    run.world.copy([tensor for tensor in held if not modes.is_part(tensor)])
 
 
 def check_model(model: nn.Module) -> None:
@@ -72,8 +85,8 @@ def check_model(model: nn.Module) -> None:
         raise InputError(
             f"the model's parameters are sharded (FSDP2 fully_shard, or a parallel plan: "
             f"{sharded[0]}, ...). Methods move, average and copy whole weights, call backward "
-            "several times in a step, and checkpoints hold whole weights: give the module itself, "
-            "which each process then holds a copy of."
+            "several times in a step, and checkpoints hold whole weights: give the module itself. "
+            "Each process then holds a copy of it, or its part with Run(strategy='fsdp')."
         )
 
 
@@ -81,13 +94,13 @@ def totals(window: Window, world: World) -> Window:
     """The window with the totals of all processes; its batches stay this process's."""
     if world.size == 1:
         return window
-    forwards = sum(batch.size > 0 for batch in window.batches)
+    forwards = sum(batch.size > 0 and not batch.spare for batch in window.batches)
     items, rows, micros = world.sums(window.items, window.rows, forwards)
     return replace(window, items=items, rows=int(rows), micros=int(micros))
 
 
 def add_gradients(run: Training) -> None:
-    """Sum the gradients over the processes; one all-reduce."""
+    """Sum the gradients over the processes; one all-reduce, of what is not summed already."""
     if run.world.size > 1:
         _add(run.world, _trainable(run), [])
 
@@ -111,7 +124,8 @@ def finish(run: Training, watch: LossWatch) -> None:
 
 
 def _trainable(run: Training) -> list[nn.Parameter]:
-    return [p for p in run.parameters() if p.requires_grad]
+    # a part has its gradient from all processes as soon as a backward is through
+    return [p for p in run.parameters() if p.requires_grad and not modes.is_part(p)]
 
 
 def _add(world: World, parameters: Sequence[nn.Parameter], extra: Sequence[Tensor]) -> list[Tensor]:

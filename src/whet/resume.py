@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whet import checkpoint, description, modes, nesting, optim, reducing
+from whet import checkpoint, description, fsdp, modes, nesting, optim, reducing
 from whet.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ NEEDED = (
 def state_of(run: Run) -> dict[str, Any]:
     """Everything the run continues from: tensors and plain values."""
     scheduler = run.stack.run.scheduler
-    return {
+    state = {
         "stage": run.stage_number, "updates": run.updates, "offset": run.offset,
         "seed": run.seed, "recipe": description.describe(run.recipe), "batches": run.loader.batches,
         "history": run.history, "optimizer_kind": type(run.stack.optimizer).__name__,
@@ -39,6 +39,8 @@ def state_of(run: Run) -> dict[str, Any]:
         "micro_batch": run.stack.micro.size, "overfit": run.overfit,
         "callbacks": {each.key: each.state_dict() for each in run.callbacks if each.key},
     }  # fmt: skip
+    whole: dict[str, Any] = fsdp.whole(state, run.world)
+    return whole
 
 
 def check(run: Run, state: Mapping[str, Any]) -> bool:
@@ -116,7 +118,7 @@ def restore(run: Run, state: Mapping[str, Any], changed: bool) -> None:
             "Change it with a new stage, or use another folder."
         )
     changed = changed or check_data(run, state)
-    modes.load_state(run.module, state["model"])
+    modes.load_state(run.module, fsdp.parted(state["model"], run.module))
     run.stack.load_state_dict(state["stack"])
     reducing.take_state(run.stack.run, state["drawn"])
     scheduler, optimizer = run.stack.run.scheduler, run.stack.optimizer
@@ -159,7 +161,7 @@ def newest(run: Run) -> dict[str, Any] | None:
         return None
     if not run.world.leads:
         run.world.wait()  # the first process mends what an interrupted save left behind
-    state, notes = checkpoint.newest(run.folder / FOLDER)
+    state, notes = checkpoint.newest(run.folder / FOLDER, mapped=run.world.sharded)
     if run.world.leads:
         run.world.wait()
     run.notes += notes

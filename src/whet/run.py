@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from whet import callback, diagnosis, judging, logs, modes, optim, resume, seeding, settings
+from whet import callback, diagnosis, fsdp, judging, logs, modes, optim, resume, seeding, settings
 from whet import device as devices
 from whet import predict as prediction
 from whet import reducing as processes
@@ -43,6 +44,9 @@ class Run:
             there continues from it, and SIGTERM leaves one before `fit` ends with code 143.
         device: `auto`, `cpu` or `cuda`; of each process that `torchrun` started.
         precision: `fp32`, `bf16` or `fp16` (needs CUDA).
+        strategy: of several processes, `ddp`: each holds the whole model; or `fsdp`: each holds a
+            part of every weight, gradient and optimizer's state (not with fp16, nor with methods
+            that need whole weights).
         evaluate_every: updates between evaluations on the select part; None for stage ends only.
         checkpoint_every: updates between checkpoints; "auto" spaces them by time, so that they
             cost at most 5 % of training; None for stage ends only.
@@ -66,6 +70,7 @@ class Run:
     def __init__(
         self, task: Task, recipe: Recipe | Stage, seed: int = 0, *,
         folder: str | Path | None = None, device: str = "auto", precision: str = "fp32",
+        strategy: str = "ddp",
         evaluate_every: int | None = None, checkpoint_every: int | str | None = AUTO,
         keep: int = 2, keep_best: int = 0, keep_at: Iterable[int] = (), on_change: str = "refuse",
         callbacks: Iterable[CallbackLike] = (), log: Any = (), overfit: int | None = None,
@@ -75,9 +80,10 @@ class Run:
         self.keeper = Keeper(task, checkpoint_every, keep, keep_best, keep_at, on_change)
         self.device = devices.pick(device)
         devices.check(self.device, precision)
-        self.task, self.seed = task, seed
+        fsdp.check(strategy, precision)
+        self.task, self.seed, self.strategy = task, seed, strategy
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe([recipe])
-        self.recipe.check()
+        self.recipe.check(sharded=strategy == "fsdp")
         self.folder = Path(folder) if folder is not None else None
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.precision, self.overfit = precision, overfit
@@ -87,16 +93,17 @@ class Run:
         self.callbacks = self.callbacks if self.world.leads else []
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self.fabric = devices.open_fabric(self.device, precision, self.scaler)
-        self.module = task.model.to(self.device)
+        self.notes: list[str] = []
+        self.module, self.outline = processes.placed(self)
         self._trainable = {n: p.requires_grad for n, p in self.module.named_parameters()}
         self.stage_number, self.updates, self.offset = 0, 0, 0
         self.history: list[dict[str, Any]] = []
-        self.notes: list[str] = []
         self._carried: dict[str, Any] = {}
         if self.stage.starts_from not in ("training", "evaluation"):
             prediction.take_weights(self.stage.starts_from, self.module)
         self._enter(self.stage)
-        self._resume()
+        if (state := self.keeper.newest(self)) is not None:
+            self.load_state_dict(state)
 
     # stages ----------------------------------------------------------------------------------
     @property
@@ -131,9 +138,8 @@ class Run:
             micro_batch=stage.micro_batch, world=self.world,
         )  # fmt: skip
         run = self.stack.run
-        if self.fabric is not None:
-            run.model = self.fabric.setup_module(self.module)
-            run.autocast = self.fabric.autocast
+        devices.wrap(run, self.fabric)
+        run.outline = self.outline
         run.heads.to(self.device)
         processes.begin(run, stage.micro_batch)
         self.stack.micro.notes = self.notes
@@ -160,8 +166,7 @@ class Run:
         for name, head in heads.items():
             if name in self.stack.run.heads and name in kept:
                 self.stack.run.heads[name].load_state_dict(head.state_dict())
-        for each in self.callbacks:
-            each.entered(self)
+        callback.tell(self, "entered")
 
     # the loop --------------------------------------------------------------------------------
     def fit(self, until: int | None = None) -> Self:
@@ -220,8 +225,7 @@ class Run:
             self._end_epoch()
         self.updates += happened
         if happened:
-            for each in self.callbacks:
-                each.updated(self)
+            callback.tell(self, "updated")
         return happened
 
     def _due(self, ended: bool) -> None:
@@ -233,24 +237,23 @@ class Run:
         """Evaluate on the select part, where that is due after this update."""
         every = self.evaluate_every
         if self.judges and (ended or (every is not None and self.updates % every == 0)):
-            self._note(self.evaluate("select"))
-
-    def _note(self, metrics: dict[str, float]) -> None:
-        self.stack.evaluated(metrics)
-        row = {"update": self.updates, "stage": self.stage_number, "loss": self.stack.loss}
-        self.history.append({**row, "metrics": metrics})
-        for each in self.callbacks:
-            each.evaluated(self, metrics)
+            self.stack.evaluated(metrics := self.evaluate("select"))
+            row = {"update": self.updates, "stage": self.stage_number, "loss": self.stack.loss}
+            self.history.append({**row, "metrics": metrics})
+            callback.tell(self, "evaluated", metrics)
 
     # what is judged --------------------------------------------------------------------------
     def predictor(self) -> Predictor:
-        """What is judged and exported."""
+        """What is judged and exported; of a sharded model whole, in each process's host memory."""
+        self.world.meet("run.predictor()", "Call it after fit, in every process.")
         return self.stack.predictor()
 
     def evaluate(self, part: str = "judge") -> dict[str, float]:
         """Metrics on a part of the task: `select`, `judge` or `train`."""
-        judged = (self.predictor(), self.batches(part), self.task.metrics, self.world)
-        return prediction.evaluate(*judged)
+        self.world.meet("run.evaluate()", "Let the run do it: Run(evaluate_every=...).")
+        with self.stack.evaluating() if (live := self.world.sharded) else nullcontext():
+            judged = (self.stack.predictor(live), self.batches(part), self.task.metrics)
+            return prediction.evaluate(*judged, self.world)
 
     def batches(self, part: str) -> Iterator[Batch]:
         """The rows of a part in their own order; of several processes each has its share."""
@@ -269,10 +272,12 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """What "to the bit" depends on."""
-        return devices.surroundings(self.device, self.precision, self.seed, self.world.size)
+        here = devices.surroundings(self.device, self.precision, self.seed, self.world.size)
+        return here | {"strategy": self.strategy}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the run continues from: tensors and plain values."""
+        """Everything the run continues from; of a sharded model in the first process alone."""
+        self.world.meet("run.state_dict()", "Let the run save: Run(folder=..., keep=...).")
         return resume.state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -289,12 +294,7 @@ class Run:
 
     def save(self) -> Path:
         """Write a checkpoint, whole or not at all."""
+        self.world.meet("run.save()", "Let the run do it: Run(checkpoint_every=..., keep=...).")
         place = self.keeper.save(self)
-        for each in self.callbacks:
-            each.saved(self, place)
+        callback.tell(self, "saved", place)
         return place
-
-    def _resume(self) -> None:
-        state = self.keeper.newest(self)
-        if state is not None:
-            self.load_state_dict(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
@@ -22,6 +23,8 @@ def share(loader: Epochs, world: World) -> Epochs:
 
 class Share:
     """This process's rows of each batch of a loader; batches it has no rows of are empty.
+
+    Of a sharded model every process must make the same passes: there such a batch is a spare row.
 
     Samples of a map-style Dataset are fetched by one process each, under the keys that they have
     in one process. Anything else is read whole by every process and cut.
@@ -57,12 +60,18 @@ class Share:
         fetched = isinstance(loader, RowLoader) and isinstance(loader.rows, Samples)
         for at, batch in enumerate(loader.epoch(number, start), start):
             if not fetched:
-                yield batch.take(self.world.share(batch.size))
+                yield self._part(batch, self.world.share(batch.size))
             else:  # cut before it was fetched, or one sample that stands for no row
                 assert isinstance(loader, RowLoader)
                 rows = min(loader.batch_size, len(loader.rows) - at * loader.batch_size)
                 here = self.world.share(rows)
-                yield batch.take(slice(0, here.stop - here.start))
+                yield self._part(batch, slice(0, here.stop - here.start))
+
+    def _part(self, batch: Batch, rows: slice) -> Batch:
+        if rows.start < rows.stop or not self.world.sharded:
+            return batch.take(rows)
+        one = batch.take(slice(0, 1))
+        return one.replace(mask=torch.zeros(one.size, dtype=torch.bool), spare=True)
 
     def _own(self, rows: Tensor, keys: list[int]) -> tuple[Tensor, list[int]]:
         here = self.world.share(len(rows))

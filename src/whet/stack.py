@@ -186,10 +186,12 @@ class Stack:
                 run.close_micro()
 
     def _send(self, forward: Forward) -> None:
-        window = self.run.current
+        run, window = self.run, self.run.current
         assert window is not None
+        if window.batches[run.micro].spare:  # it went through for the other processes' sake
+            forward = forward.replace(scale=0.0)
         loss = forward.total(window)
-        self._watch.saw(self.run, forward, loss)
+        self._watch.saw(run, forward, loss)
         if loss.requires_grad:
             self._send_back(loss)
 
@@ -212,9 +214,8 @@ class Stack:
 
     def before_update(self) -> None:
         """Tell the methods that the gradients are whole."""
-        run = self.run
         for method in self._now.before_update:
-            method(run)
+            method(self.run)
 
     def step_optimizer(self) -> bool:
         """Step; False where the scaler found an overflow and skipped."""
@@ -252,11 +253,11 @@ class Stack:
         self.settle()
         return judging.evaluating(self.run, self._active)
 
-    def predictor(self) -> Predictor:
-        """What is judged and exported: a copy that later training does not touch."""
+    def predictor(self, live: bool = False) -> Predictor:
+        """What is judged and exported: a copy; a `live` one lasts while `evaluating` is entered."""
         self.open()
         self.settle()
-        return judging.predictor(self.run, self._active)
+        return judging.predictor(self.run, self._active, live)
 
     # moments that the host announces ---------------------------------------------------------
     def evaluated(self, metrics: Mapping[str, float]) -> None:
@@ -279,8 +280,7 @@ class Stack:
         """Position, methods' states and what they built; model and optimizer are the host's."""
         self.settle()  # weights that a NaN has reached must not be saved
         return {
-            "position": self.run.state_dict(),
-            "heads": self.run.heads.state_dict(),
+            "position": self.run.state_dict(), "heads": self.run.heads.state_dict(),
             "methods": [m.key for m in self.methods], "loss": self.loss,
             "states": {**self._carried, **{m.key: m.state_dict() for m in self._active}},
         }  # fmt: skip

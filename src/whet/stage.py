@@ -103,16 +103,19 @@ class Recipe:
             raise InputError("a Recipe needs at least one Stage.")
         _listed(methods=self.methods)
 
-    def check(self) -> None:
+    def check(self, sharded: bool = False) -> None:
         """Refuse, before the first stage is trained, what a later one could not be trained with.
 
         Raises:
             Clash, InputError: methods, their order, or a schedule beside its owner.
+            NotApplicable: a method that needs whole weights, where the model is `sharded`.
         """
         for stage in self.stages:
             methods = nesting.arrange(self.methods_of(stage))
             if stage.schedule is not None:
                 nesting.check_schedule(methods)
+            if sharded:
+                nesting.check_sharded(methods)
 
     def methods_of(self, stage: Stage) -> list[Method]:
         """Fresh copies of the methods that take part in a stage."""

@@ -46,6 +46,7 @@ class Training:
     ) -> None:  # fmt: skip
         self.module = model
         self.model: Callable[..., Any] = model  # the callable: compiled, or wrapped for a device
+        self.outline: nn.Module | None = None  # a sharded model's, without weights
         self.objective = objective
         self.world = World() if world is None else world
         self.seed, self.stage_number, self.rank = seed, stage, self.world.rank

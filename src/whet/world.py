@@ -7,14 +7,15 @@ and nothing is pickled.
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from whet.errors import WhetError
+from whet.errors import InputError, WhetError
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # what torchrun sets, whatever starts the nodes
 
@@ -40,6 +41,8 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | str = "cpu") -> None:
         self.rank, self.size, self.device = rank, size, torch.device(device)
         self.hooks: list[Callable[[Tensor], None]] = []  # see each buffer of gradients, unsummed
+        self._aside = False
+        self.sharded = False  # each holds a part of the weights, and all make the same passes
 
     @property
     def leads(self) -> bool:
@@ -135,20 +138,45 @@ class World:
         """Go on when every process is here."""
         self.sums(0.0)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within, the first process does what the others do not, and must not wait for them."""
+        before, self._aside = self._aside, self.size > 1
+        try:
+            yield
+        finally:
+            self._aside = before
+
+    def meet(self, what: str, remedy: str) -> None:
+        """Refuse what waits for every process where this one stands aside.
+
+        Raises:
+            InputError: naming it and the remedy.
+        """
+        if self._aside:
+            raise InputError(
+                f"{what} waits for every process, and callbacks are called in the first one alone: "
+                f"all would stand still. {remedy}"
+            )
+
     # losing one ------------------------------------------------------------------------------
     @contextmanager
     def _together(self) -> Iterator[None]:
+        self.meet("what this callback calls", "Call it after fit, in every process.")
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise when a peer is gone
-            if not self._first_to_tell():
-                raise SystemExit(1) from None  # one message is enough; the launcher sums up
-            told = (str(error).splitlines() or ["no reason given"])[0].partition(". ")[0]
-            raise LostProcess(
-                f"process {self.rank} of {self.size} waits for another one that is gone: killed, "
-                "out of memory, or out of reach. Start the same command again: it goes on from "
-                f"the newest checkpoint. (torch: {told})"
-            ) from None
+            self._lost(error)
+
+    def _lost(self, error: RuntimeError) -> NoReturn:
+        if not self._first_to_tell():
+            raise SystemExit(1) from None  # one message is enough; the launcher sums up
+        told = (str(error).splitlines() or ["no reason given"])[0].partition(". ")[0]
+        raise LostProcess(
+            f"process {self.rank} of {self.size} waits for another one that is gone: killed, "
+            "out of memory, or out of reach. Start the same command again: it goes on from "
+            f"the newest checkpoint. (torch: {told})"
+        ) from None
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -157,7 +185,9 @@ class World:
             yield
         except LostProcess:
             raise
-        except Exception:
+        except Exception as error:
+            if self.sharded and isinstance(error, RuntimeError) and _of_a_collective(error):
+                self._lost(error)  # one that a pass of the model made
             if self.size > 1:
                 self._first_to_tell()
             raise
@@ -170,6 +200,13 @@ class World:
             return True  # the store is gone too: nobody else can have heard
 
 
+def _of_a_collective(error: BaseException) -> bool:
+    """Whether it was raised where torch exchanges something between processes."""
+    frames = [*traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1][0].f_globals.get("__name__") == _EXCHANGES
+
+
+_EXCHANGES = "torch.distributed.distributed_c10d"
 _DTYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32,
     torch.int16, torch.int8, torch.uint8, torch.bool,

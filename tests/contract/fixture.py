@@ -122,8 +122,8 @@ def make_run(methods: Sequence[Method] = (), *, seed: int = 0, **changes: Any) -
     """A run of the fixture; `changes` go to the stage, or to the model (`coupled`, `dropout`)."""
     about = {k: changes.pop(k) for k in ("coupled", "dropout") if k in changes}
     every = [*methods, *companions(methods, about.get("coupled", True))]
-    engine = {k: changes.pop(k) for k in ("folder", "evaluate_every", "checkpoint_every")
-              if k in changes}  # fmt: skip
+    engine = {k: changes.pop(k) for k in ("folder", "evaluate_every", "checkpoint_every",
+              "strategy", "precision") if k in changes}  # fmt: skip
     return Run(make_task(seed, **about), make_stage(every, **changes), seed, device="cpu",
                **engine)  # fmt: skip
 

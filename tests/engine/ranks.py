@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 
 from tests.contract.fixture import CLASSES, data, make_run, make_task, weights
 from tests.contract.found import case, names
+from whet import fsdp
 from whet.batch import Batch
 from whet.errors import WhetError
 from whet.method import Method
@@ -41,8 +42,8 @@ def trained(methods: list[Method], **changes: Any) -> dict[str, Any]:
 
 def told(run: Run) -> dict[str, Any]:
     return {
-        "weights": weights(run.module), "history": run.history, "loss": run.stack.loss,
-        "terms": run.stack.terms,
+        "weights": fsdp.gathered(run.module.state_dict()), "history": [*run.history],
+        "loss": run.stack.loss, "terms": run.stack.terms,
         "metrics": run.evaluate(), "judged": run.predictor()(Batch.of(data(20, 2))),
     }  # fmt: skip
 
@@ -171,11 +172,12 @@ def halved() -> dict[str, Tensor]:
     return weights(run.module)
 
 
-def unequal(rank: int) -> dict[str, Tensor]:
+def unequal(rank: int, **changes: Any) -> dict[str, Tensor]:
     """A task that draws another model in every process."""
     given = (torch.zeros(8, 3), torch.zeros(8, dtype=torch.long))
     torch.manual_seed(rank)
-    return weights(Run(Task(nn.Linear(3, 3), given), Stage(updates=1)).module)
+    run = Run(Task(nn.Linear(3, 3), given), Stage(updates=1), **changes)
+    return fsdp.gathered(run.module.state_dict())
 
 
 def everything(folder: Path, rank: int) -> dict[str, Any]:
@@ -199,10 +201,10 @@ def everything(folder: Path, rank: int) -> dict[str, Any]:
 
 
 def a_few(folder: Path, rank: int) -> dict[str, Any]:
-    chosen = {name: declared()[name] for name in ("ema", "fgm", "sam")}
     return {
-        "methods": {name: trained([method]) for name, method in chosen.items()},
+        "methods": {name: trained([method]) for name, method in declared().items()},
         "bare": trained([]), "population": population(),
+        "sharded": trained([EMA(0.9)], strategy="fsdp"),
     }  # fmt: skip
 
 
@@ -227,7 +229,12 @@ def failed(folder: Path, rank: int) -> None:
 
 
 def main(doing: str, folder: Path) -> None:
-    found, end = {"everything": (everything, failed), "a_few": (a_few, killed)}[doing]
+    from tests.engine import shards
+
+    found, end = {
+        "everything": (everything, failed), "a_few": (a_few, killed),
+        "sharded": (shards.sharded, shards.killed),
+    }[doing]  # fmt: skip
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
     torch.save(found(folder, rank), folder / f"{rank}.pt")

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from tests.engine.tiny import linear, rows
+from whet import callback
 from whet.callback import Callback
+from whet.errors import InputError
 from whet.run import Run
 from whet.stage import Recipe, Stage
 from whet.task import Task
+from whet.world import World
 
 
 class Told(Callback):
@@ -53,6 +56,49 @@ def test_every_moment_in_its_order(tmp_path: Path) -> None:
         "began", 1, 2, ["accuracy"], "00000002",
         ("entered", 1, 0), 3, 4, ["accuracy"], "00000004", ("ended", "NoneType"),
     ]  # fmt: skip
+
+
+WAITING = {
+    "evaluate": r"run.evaluate\(\) waits.*Run\(evaluate_every=",
+    "save": r"run.save\(\) waits.*checkpoint_every=.*keep=",
+    "predictor": r"run.predictor\(\) waits.*after fit",
+    "state_dict": r"run.state_dict\(\) waits.*keep=",
+}
+
+
+def announce(run: Run, moment: str) -> None:
+    if moment in ("began", "ended"):
+        with callback.telling(run):
+            return
+    callback.tell(run, moment)
+
+
+@pytest.mark.parametrize("moment", ["updated", "evaluated", "saved", "entered", "began", "ended"])
+@pytest.mark.parametrize("what", [*WAITING])
+def test_of_several_processes_none_is_waited_for(what: str, moment: str, tmp_path: Path) -> None:
+    """Callbacks are the first process's alone: the others would never come."""
+    waits = Told([])
+    run = run_of(waits, folder=tmp_path)
+    run.world = World(0, 2)
+    setattr(waits, moment, lambda run, *about: getattr(run, what)())
+    with pytest.raises(InputError, match=WAITING[what]):
+        announce(run, moment)
+    run.world.meet("fit", "")  # afterwards it stands with the others again
+
+
+def test_what_waits_by_itself_is_refused_too() -> None:
+    run = run_of(lambda run: run.world.sums(1.0))
+    run.world = World(0, 2)
+    with pytest.raises(InputError, match="Call it after fit, in every process"):
+        callback.tell(run, "updated")
+
+
+@pytest.mark.parametrize("what", ["evaluate", "save", "predictor", "state_dict"])
+def test_one_process_waits_for_nobody(what: str, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    run_of(lambda run: seen.append(getattr(run, what)("select") if what == "evaluate"
+           else getattr(run, what)()), folder=tmp_path).fit()  # fmt: skip
+    assert len(seen) == 2
 
 
 def test_the_last_to_begin_is_the_first_to_end() -> None:

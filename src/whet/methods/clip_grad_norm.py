@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from whet import fsdp
 from whet.method import Card, Layer, Method, method
 from whet.settings import number
 from whet.training import Training
@@ -23,10 +24,12 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     accelerator.
     """
     held = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
+    both = fsdp.apart(held)
+    norm = fsdp.total_norm(*([p.grad for p in some if p.grad is not None] for some in both))
     # a norm of zero has the factor one: such gradients are multiplied by one, NaN stays NaN
     factor_of = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))
-    nn.utils.clip_grads_with_norm_(held, max_norm, factor_of)
+    for some in filter(None, both):
+        nn.utils.clip_grads_with_norm_(some, max_norm, factor_of)
     return norm
 
 
@@ -60,6 +63,7 @@ class ClipGradNorm(Method):
 
     name: ClassVar[str] = "clip_grad_norm"
     layer: ClassVar[Layer] = Layer.GRADIENT
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"max_norm": math.inf}
     card: ClassVar[Card] = Card(
         title="Gradient norm clipping", paper="arXiv:1211.5063", cost="no pass", tier=1,

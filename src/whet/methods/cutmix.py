@@ -119,6 +119,7 @@ class CutMix(Method):
     layer: ClassVar[Layer] = Layer.INPUT_MIXING
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.INPUT_MIXING})
     uses: ClassVar[frozenset[Resource]] = frozenset({Resource.HARD_TARGETS})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
     card: ClassVar[Card] = Card(
         title="CutMix", paper="arXiv:1905.04899", cost="no pass", tier=1, phase="whole training",

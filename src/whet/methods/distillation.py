@@ -123,6 +123,7 @@ class Distillation(Method):
     name: ClassVar[str] = "distillation"
     layer: ClassVar[Layer] = Layer.TEACHER
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     card: ClassVar[Card] = Card(
         title="Knowledge distillation", paper="arXiv:1503.02531",

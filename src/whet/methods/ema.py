@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from whet import modes
+from whet import fsdp, modes
 from whet.errors import InputError
-from whet.method import Card, Layer, Method, Placement, Resource, method
+from whet.method import Card, Layer, Method, Placement, Resource, by_settings, method
 from whet.predict import Predictor
 from whet.settings import choice, number
 from whet.training import Training
@@ -51,7 +51,7 @@ class EMA(Method):
 
     Raises:
         InputError: used alone, `average` or `load_state_dict` before `begin` or `update`.
-        NotApplicable: the weights are sharded (FSDP).
+        NotApplicable: the weights are sharded (FSDP) otherwise than by `Run(strategy="fsdp")`.
 
     Paper: Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780.
 
@@ -71,6 +71,9 @@ class EMA(Method):
     layer: ClassVar[Layer] = Layer.AVERAGE
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.EVALUATION_WEIGHTS})
     placements: ClassVar[Placement] = Placement.OBSERVER
+    whole_weights: ClassVar[bool | str] = by_settings(
+        lambda ema: not isinstance(ema.decay, int | float) and "one decay"
+    )
     neutral: ClassVar[dict[str, Any]] = {"decay": 0.0}
     card: ClassVar[Card] = Card(
         title="Exponential moving average", paper="arXiv:1703.01780",
@@ -199,4 +202,4 @@ class EMA(Method):
         self._products = list(state["products"])
         for shadow, saved in zip(self._shadows, state["shadows"], strict=True):
             for name, tensor in zip(self._names, shadow, strict=True):
-                tensor.copy_(saved[name])
+                tensor.copy_(fsdp.part(saved[name], tensor))

@@ -111,6 +111,7 @@ class FastFGSM(Method):
     name: ClassVar[str] = "fast_fgsm"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     card: ClassVar[Card] = Card(
         title="Fast adversarial training (FGSM)", paper="arXiv:2001.03994",
@@ -178,7 +179,6 @@ class FastFGSM(Method):
     def _shifted(self, model: nn.Module, key: int, rows: Tensor | None = None) -> Iterator[None]:
         """Embeddings at δ_0, from where `_climb` moves them."""
         self._rows = rows
-
         start = attack.starting(self.epsilon, self.init, key, rows)
         with Shift(model, [*self._embeddings.values()], start) as self._shift:
             try:

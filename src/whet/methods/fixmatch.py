@@ -124,6 +124,7 @@ class FixMatch(Method):
     layer: ClassVar[Layer] = Layer.BATCH_SOURCE
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.UNLABELLED_STREAM})
     needs: ClassVar[frozenset[str]] = frozenset({"unlabelled", "weak", "strong"})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"mu": 0}
     card: ClassVar[Card] = Card(
         title="FixMatch", paper="arXiv:2001.07685", cost="1 + 2 mu times the rows", tier=1,

@@ -138,6 +138,7 @@ class Focal(Method):
     name: ClassVar[str] = "focal"
     layer: ClassVar[Layer] = Layer.OBJECTIVE
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.OBJECTIVE})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"gamma": 0.0, "alpha": None}
     card: ClassVar[Card] = Card(
         title="Focal loss", paper="arXiv:1708.02002", cost="no pass", tier=1,

@@ -66,6 +66,7 @@ class FreeLB(Method):
     name: ClassVar[str] = "freelb"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"steps": 1, "init": 0.0}
     card: ClassVar[Card] = Card(
         title="Free large-batch adversarial training", paper="arXiv:1909.11764",

@@ -57,6 +57,7 @@ class LabelSmoothing(Method):
     name: ClassVar[str] = "label_smoothing"
     layer: ClassVar[Layer] = Layer.TARGET_TRANSFORM
     uses: ClassVar[frozenset[Resource]] = frozenset({Resource.HARD_TARGETS})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"epsilon": 0.0}
     card: ClassVar[Card] = Card(
         title="Label smoothing", paper="arXiv:1512.00567", cost="no pass", tier=1,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from whet import fsdp, modes
 from whet.method import Card, Layer, Method, method
 from whet.settings import number
 from whet.training import Training
@@ -43,6 +44,7 @@ class Lookahead(Method):
 
     name: ClassVar[str] = "lookahead"
     layer: ClassVar[Layer] = Layer.WEIGHTS
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"alpha": 1.0}
     card: ClassVar[Card] = Card(
         title="Lookahead", paper="arXiv:1907.08610", cost="no pass, +1 copy of the weights",
@@ -74,7 +76,7 @@ class Lookahead(Method):
             slow: list[Tensor] = list(self._slow.values())
             fast: list[Tensor] = list(self._fast.values())
             torch._foreach_lerp_(slow, fast, self.alpha)
-            torch._foreach_copy_(fast, slow)
+            torch._foreach_copy_([*map(modes.here, fast)], [*map(modes.here, slow)])
 
     # the moments -----------------------------------------------------------------------------
     def start(self, run: Training) -> None:
@@ -91,5 +93,6 @@ class Lookahead(Method):
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._updates = state["updates"]
-        for name in self._slow.keys() & state["slow"].keys():
-            self._slow[name].copy_(state["slow"][name])  # what a stage thaws begins where it is
+        for name, slow in self._slow.items():  # in one order: processes wait for each other
+            if name in state["slow"]:  # what a stage thaws begins where it is
+                slow.copy_(fsdp.part(state["slow"][name], slow))

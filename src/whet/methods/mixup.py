@@ -78,6 +78,7 @@ class MixUp(Method):
     layer: ClassVar[Layer] = Layer.INPUT_MIXING
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.INPUT_MIXING})
     uses: ClassVar[frozenset[Resource]] = frozenset({Resource.HARD_TARGETS})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
     card: ClassVar[Card] = Card(
         title="MixUp", paper="arXiv:1710.09412", cost="no pass", tier=1, phase="whole training",

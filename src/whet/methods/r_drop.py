@@ -96,6 +96,7 @@ class RDrop(Method):
 
     name: ClassVar[str] = "r_drop"
     layer: ClassVar[Layer] = Layer.CONSISTENCY
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
     card: ClassVar[Card] = Card(
         title="R-Drop", paper="arXiv:2106.14448", cost="2 forward and backward passes", tier=1,

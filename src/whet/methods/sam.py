@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from whet import modes, reducing
+from whet import fsdp, modes, reducing
 from whet.forward import Window
-from whet.method import Card, InnerWindow, Layer, Method, method
+from whet.method import Card, InnerWindow, Layer, Method, by_settings, method
 from whet.settings import choice, number
 from whet.training import Training
 
@@ -55,6 +55,9 @@ class SAM(Method):
 
     name: ClassVar[str] = "sam"
     layer: ClassVar[Layer] = Layer.SHARPNESS
+    whole_weights: ClassVar[bool | str] = by_settings(
+        lambda sam: sam.across == "local" and "across='global'"
+    )
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
     card: ClassVar[Card] = Card(
         title="Sharpness-aware minimisation", paper="arXiv:2010.01412",
@@ -91,7 +94,7 @@ class SAM(Method):
         grads = [_wide(p.grad) for p in moving if p.grad is not None]
         if self.adaptive:
             grads = [g * p.abs() for g, p in zip(grads, moving, strict=True)]
-        norm = nn.utils.get_total_norm(grads)
+        norm = fsdp.total_norm(*fsdp.apart(grads))
         useless = ~((norm > 0) & norm.isfinite())
         scale = self.rho / norm
         for parameter, grad in zip(moving, grads, strict=True):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from whet import modes, seeding, spans
+from whet import fsdp, modes, seeding, spans
 from whet.errors import InputError
 from whet.method import Card, Layer, Method, Placement, Resource, by_settings, method
 from whet.optim import borrowed_rates
@@ -63,7 +63,7 @@ class SWA(Method):
     Raises:
         InputError: the number of updates is unknown; batch normalisation without PreciseBN; a pair
             `lr` without a cycle; used alone, `average` before `collect`.
-        NotApplicable: the weights are sharded (FSDP).
+        NotApplicable: the weights are sharded (FSDP) otherwise than by `Run(strategy="fsdp")`.
 
     Paper: Izmailov et al. 2018, arXiv:1803.05407; SWAG: Maddox et al. 2019, arXiv:1902.02476.
 
@@ -101,6 +101,7 @@ class SWA(Method):
     companions: ClassVar[frozenset[str]] = frozenset({"precise_bn"})
     over_schedule: ClassVar[bool] = True
     looks_ahead: ClassVar[bool] = True
+    whole_weights: ClassVar[bool | str] = by_settings(lambda swa: swa.swag and "swag=0")
     # collected at the end alone, the mean is the last weights
     neutral: ClassVar[dict[str, Any]] = {"lr": None, "every": 1_000_000}
     card: ClassVar[Card] = Card(
@@ -283,4 +284,4 @@ class SWA(Method):
         if not saved:
             return []
         pairs = zip(self._names, self._sources, strict=True)
-        return [saved[name].to(source.device, copy=True) for name, source in pairs]
+        return [fsdp.part(saved[n].to(p.device, copy=True), p) for n, p in pairs]

@@ -48,6 +48,7 @@ class Objective(Method):
     layer = Layer.OBJECTIVE
     owns = frozenset({Resource.OBJECTIVE})
     neutral: ClassVar[Mapping[str, Any] | str] = "an objective is what the others change"
+    whole_weights: ClassVar[bool | str] = False
     _checked: bool = False
     _width: int | None = None
 

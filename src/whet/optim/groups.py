@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from whet import fsdp
 from whet.errors import CheckpointError, InputError
 
 
@@ -46,7 +47,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         CheckpointError: its groups are others.
     """
     try:
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(fsdp.parted_optimizer(state, optimizer))
     except ValueError as error:
         raise CheckpointError(
             f"the checkpoint's optimizer holds other parameters: {error}. Train with the recipe "
