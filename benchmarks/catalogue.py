@@ -167,7 +167,7 @@ def groups() -> list[Group]:
     return [
         *_methods(),
         _engines(SMALL, "small", 1.10, repeats=40),
-        _engines(TEN_MS, "10ms", 1.02, repeats=40),
+        _engines(TEN_MS, "10ms", 1.02, repeats=120),
         _averages(averages.FULL),
         *_storage(averages.FULL, repeats=20),
         _processes(TWENTY_MS, repeats=30),
