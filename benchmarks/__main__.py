@@ -1,4 +1,4 @@
-"""Measure what whet costs: `python -m benchmarks [NAME ...] [--repeats N] [--out FILE]`."""
+"""Measure what whet costs: `python -m benchmarks [NAME ...]`; `--help` says the rest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.catalogue import groups
+from benchmarks.catalogue import groups, quick
+
+OUT = Path(__file__).with_name("results.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--repeats", type=int, help="repeats of each contender; from 20 on to trust"
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
+    parser.add_argument(
+        "--quick", action="store_true", help="whether everything runs; writes to --out alone"
+    )
+    parser.add_argument("--out", type=Path, help=f"where the numbers go; else {OUT.name} here")
     given = parser.parse_args(arguments)
     unknown = [name for name in given.names if name not in names]
     if unknown:
@@ -28,11 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if os.getloadavg()[0] > 0.5:
         print("Other programs are running: ratios are taken in turns, yet expect some spread.")
     measured: results.Results = {}
-    for group in (every_one.only(given.names or names) for every_one in every):
+    chosen = quick() if given.quick else every
+    for group in (one.only(given.names or names) for one in chosen):
         if group.entries:
             print(f"measuring {', '.join(entry.name for entry in group.entries)} ...", flush=True)
             measured |= results.measure(group, given.repeats)
-    results.write(given.out, measured)
+    if given.out or not given.quick:
+        results.write(given.out or OUT, measured)
     results.show(measured)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
@@ -10,7 +12,6 @@ from benchmarks.timing import Chunk, timed
 from whet.methods import EMA
 
 DECAY = 0.999
-WIDTH = 384
 
 
 class Block(nn.Module):
@@ -22,14 +23,30 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The parameters of a six-layer BERT of width 384: 22.7 million in 103 tensors."""
+    """The parameters of a BERT."""
 
-    def __init__(self, words: int = 30522, width: int = WIDTH, layers: int = 6) -> None:
+    def __init__(self, words: int, width: int, layers: int) -> None:
         super().__init__()
         self.words, self.places = nn.Embedding(words, width), nn.Embedding(512, width)
         self.types, self.norm = nn.Embedding(2, width), nn.LayerNorm(width)
         self.blocks = nn.ModuleList([Block(width) for _ in range(layers)])
         self.pooler = nn.Linear(width, width)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of an encoder: words of its vocabulary, width, layers."""
+
+    words: int
+    width: int
+    layers: int
+
+    def model(self) -> Encoder:
+        torch.manual_seed(0)
+        return Encoder(self.words, self.width, self.layers)
+
+
+FULL = Size(30522, 384, 6)  # 22.7 million weights in 103 tensors
 
 
 class CloneEMA:

@@ -1,122 +1,48 @@
-"""What is measured, against what, and what it is meant to be."""
+"""What is measured, and against what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 
 from torch import nn
 
-from benchmarks import averages, engines, steps
-from benchmarks.engines import SMALL, TEN_MS, Setting
+from benchmarks import averages, engines, steps, storage
+from benchmarks.averages import Size
+from benchmarks.children import at_once, memory
+from benchmarks.engines import SMALL, TEN_MS, TWENTY_MS, WIDE, Setting
+from benchmarks.entries import Condition, Entry, Group
+from benchmarks.peers import PEERS
 from benchmarks.timing import Chunk
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One number: the time of `contender` divided by the time of `against`.
-
-    Args:
-        name: its key in the results.
-        contender: whose time is above.
-        against: whose time is below.
-        most: the ratio is at most this.
-        least: the ratio is at least this.
-        below: contenders whose ratios it stays below.
-        added: microseconds that the contender may take more, in place of a ratio.
-        note: what must be known to read it.
-    """
-
-    name: str
-    contender: str
-    against: str
-    most: float | None = None
-    least: float | None = None
-    below: tuple[str, ...] = ()
-    added: float | None = None
-    note: str = ""
-
-    @property
-    def target(self) -> str | None:
-        """The target in words."""
-        parts = [
-            f"ratio <= {self.most:g}" if self.most is not None else "",
-            f"ratio >= {self.least:g}" if self.least is not None else "",
-            f"<= {self.added:g} us" if self.added is not None else "",
-            "below every peer" if self.below else "",
-        ]
-        return ", ".join(part for part in parts if part) or None
-
-    def met(self, ratio: float, added: float, others: Mapping[str, float]) -> bool | None:
-        """Whether the target is met; None where there is none."""
-        if self.target is None:
-            return None
-        return (
-            (self.most is None or ratio <= self.most)
-            and (self.least is None or ratio >= self.least)
-            and (self.added is None or added <= self.added)
-            and all(ratio < others[name] for name in self.below)
-        )
-
-
-@dataclass(frozen=True)
-class Group:
-    """Contenders that are timed in turns.
-
-    Args:
-        contenders: what makes each of them.
-        entries: the numbers that come out.
-        repeats: how many times each runs its chunk.
-        units: steps or updates in a chunk.
-        unit: what one of them is called.
-        each: repeats before all are made anew.
-        warmup: chunks that are not timed when they are.
-        threads: threads of torch's operations; several wait for each other on a machine that is
-            shared, and small tensors gain nothing by them.
-    """
-
-    contenders: Mapping[str, Callable[[], Chunk]]
-    entries: Sequence[Entry]
-    repeats: int
-    units: int
-    unit: str
-    each: int = 2
-    warmup: int = 1
-    threads: int = 1
-
-    def only(self, names: Sequence[str]) -> Group:
-        """The group without the numbers that nobody asked for."""
-        kept = [entry for entry in self.entries if entry.name in names]
-        wanted = {n for entry in kept for n in (entry.contender, entry.against, *entry.below)}
-        made = {name: make for name, make in self.contenders.items() if name in wanted}
-        return replace(self, contenders=made, entries=kept)
+HOW = {
+    "fabric": "Fabric.setup and Fabric.backward",
+    "accelerate": "Accelerator.prepare and Accelerator.backward",
+    "lightning": "Trainer(barebones=True), set-up of the fit not counted",
+    "trainer": "Hugging Face's, nothing saved, logged, shown or clipped, though it takes the "
+    "gradients' norm in any case; set-up of the fit not counted",
+}
 
 
 def _engines(setting: Setting, suffix: str, most: float, repeats: int) -> Group:
     source = f"{setting.words}; all slice the same tensors in memory, whet with its own loader"
     peers = [
-        Entry(f"{name}_{suffix}", name, "hand loop", note=source + how)
-        for name, how in (
-            ("fabric", "; Fabric.setup and Fabric.backward"),
-            ("accelerate", "; Accelerator.prepare and Accelerator.backward"),
-            ("lightning", "; Trainer(barebones=True), set-up of the fit not counted"),
-        )
+        Entry(f"{name}_{suffix}", name, "hand loop", note=f"{source}; {HOW[name]}")
+        for name in PEERS
     ]
-    own = Entry(
-        f"engine_{suffix}", "whet", "hand loop", most, below=tuple(engines.PEERS), note=source
-    )
-    makers = {"hand loop": engines.hand, "whet": engines.with_whet, **engines.PEERS}
+    own = Entry(f"engine_{suffix}", "whet", "hand loop", most, below=tuple(PEERS), note=source)
+    makers: dict[str, Callable[[Setting], Chunk]] = {
+        "hand loop": engines.hand, "whet": engines.with_whet, **PEERS
+    }  # fmt: skip
     return Group(
         {name: partial(make, setting) for name, make in makers.items()}, [own, *peers], repeats,
         setting.steps, "step",
     )  # fmt: skip
 
 
-def _averages() -> Group:
-    @cache
-    def model() -> nn.Module:
-        return averages.Encoder()
+def _averages(size: Size) -> Group:
+    model = cache(size.model)
 
     makers: dict[str, Callable[[nn.Module], Chunk]] = {
         "whet": averages.with_whet,
@@ -168,11 +94,92 @@ def _methods() -> list[Group]:
     ]  # fmt: skip
 
 
+def _storage(size: Size, repeats: int) -> list[Group]:
+    what = "model and AdamW's state: 273 MB in 412 tensors"
+    save: dict[str, Callable[[Size], Chunk]] = {
+        "whet": storage.save_whet, "torch.save, fsync": storage.save_torch,
+        "write, fsync": storage.save_raw,
+    }  # fmt: skip
+    load: dict[str, Callable[[Size], Chunk]] = {
+        "whet": storage.load_whet, "torch.load": storage.load_torch,
+        "by hand": storage.load_by_hand,
+    }  # fmt: skip
+    saving = [
+        Entry("save", "whet", "torch.save, fsync", most=1.3,
+              note=f"{what}; Run.save, with checksum and rename, in place of the one before"),
+        Entry("save_vs_disk", "whet", "write, fsync", note=f"{what}; as many bytes, written"),
+    ]  # fmt: skip
+    loading = [
+        Entry("load", "whet", "torch.load", most=2.0,
+              note=f"{what}; a Run that finds its checkpoint, checks it and puts it into model and "
+              "optimizer, against torch.load(weights_only=True) into nothing; the file is cached"),
+        Entry("load_vs_hand", "whet", "by hand",
+              note=f"{what}; the same against torch.load and two load_state_dict"),
+    ]  # fmt: skip
+    return [
+        Group({n: partial(m, size) for n, m in made.items()}, entries, repeats, 1, unit, each=0)
+        for made, entries, unit in ((save, saving, "save"), (load, loading, "load"))
+    ]
+
+
+def _processes(setting: Setting, repeats: int) -> Group:
+    half, both = replace(setting, batch=setting.batch // 2), f"{setting.words} in all"
+    makers = {
+        "one process": partial(at_once, setting, "whet"),
+        "half the batch": partial(at_once, half, "whet"),
+        "half the batch, two at once": partial(at_once, half, "whet", 2),
+        "two processes": partial(at_once, setting, "whet", 2, together=True),
+        "two processes, DDP": partial(at_once, setting, "hand-ddp", 2, together=True),
+    }
+    free = Condition("with two free cores", "half the batch, two at once", "half the batch", 1.15)
+    entries = [
+        Entry("two_processes", "two processes", "one process", most=0.65, where=free,
+              note=f"{both}, over gloo"),
+        Entry("two_processes_ddp", "two processes, DDP", "one process",
+              note=f"{both}, over gloo; a hand loop with DistributedDataParallel"),
+        Entry("two_processes_talk", "two processes", "half the batch, two at once",
+              note=f"{both}, over gloo; what it costs that the two know of each other"),
+        Entry("two_processes_free", "half the batch, two at once", "half the batch",
+              note=f"{both}; what it costs that two processes run at once: 1 with two free cores"),
+    ]  # fmt: skip
+    return Group(makers, entries, repeats, setting.steps, "step", each=0)
+
+
+def _memory(setting: Setting, repeats: int) -> Group:
+    makers = {
+        "hand loop": "hand", "whet": "whet", "hand loop, average": "hand-ema",
+        "whet, EMA": "whet-ema",
+    }  # fmt: skip
+    what = f"{setting.words}; the most memory of a process, with Python and torch in it"
+    entries = [
+        Entry("memory", "whet", "hand loop", most=1.1, note=what),
+        Entry("memory_ema", "whet, EMA", "hand loop, average", most=1.1,
+              note=f"{what}; both hold one more copy of the weights, the loop by AveragedModel"),
+    ]  # fmt: skip
+    return Group(
+        {name: partial(memory, setting, doing) for name, doing in makers.items()}, entries,
+        repeats, 1, "process", each=0, measure="MB",
+    )  # fmt: skip
+
+
 def groups() -> list[Group]:
     """Everything that is measured; what is most easily disturbed comes first."""
     return [
         *_methods(),
         _engines(SMALL, "small", 1.10, repeats=40),
-        _engines(TEN_MS, "10ms", 1.02, repeats=40),
-        _averages(),
+        _engines(TEN_MS, "10ms", 1.02, repeats=120),
+        _averages(averages.FULL),
+        *_storage(averages.FULL, repeats=20),
+        _processes(TWENTY_MS, repeats=30),
+        _memory(WIDE, repeats=5),
     ]
+
+
+def quick() -> list[Group]:
+    """The same with little work and no repeats: whether everything runs; no number means much."""
+    tiny, small = Setting((8, 16, 4), batch=8, steps=3), Size(100, 16, 1)
+    made = [
+        *_methods(), _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
+        _averages(small), *_storage(small, 1), _processes(tiny, 1), _memory(tiny, 1),
+    ]  # fmt: skip
+    return [replace(group, repeats=1, warmup=0) for group in made]

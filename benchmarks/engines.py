@@ -1,4 +1,4 @@
-"""One training step in whet and in other engines, against the loop one would write by hand.
+"""One training step in whet, against the loop one would write by hand.
 
 Everybody trains the same model on the same rows with the same optimizer. A chunk is one epoch over
 tensors in memory in a new order. The hand loop and the peers slice the tensors by a permutation,
@@ -8,10 +8,7 @@ enough for what an epoch costs at its beginning to count for little.
 
 from __future__ import annotations
 
-import logging
-import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import whet
 from benchmarks.timing import Chunk, timed
 
 
@@ -39,6 +35,8 @@ class Setting:
 
 SMALL = Setting((64, 128, 128, 10), batch=64, steps=100)
 TEN_MS = Setting((64, 512, 512, 10), batch=320, steps=16)
+TWENTY_MS = Setting((64, 512, 512, 10), batch=1024, steps=16)
+WIDE = Setting((64, 4096, 4096, 10), batch=64, steps=3)
 
 
 def mlp(setting: Setting) -> nn.Sequential:
@@ -84,101 +82,15 @@ def hand(setting: Setting) -> Chunk:
     return timed(epoch)
 
 
-def with_whet(setting: Setting) -> Chunk:
+def with_whet(setting: Setting, *methods: str) -> Chunk:
+    import whet  # here, so that a process that measures the hand loop holds nothing of it
+
     rows = Rows(setting)
     run = whet.Run(
         whet.Task(mlp(setting), (rows.x, rows.y)),
-        whet.Stage(updates=1 << 40, batch_size=setting.batch, optimizer=adamw),
+        whet.Stage(
+            updates=1 << 40, batch_size=setting.batch, optimizer=adamw, methods=list(methods)
+        ),
         device="cpu", log=None,
     )  # fmt: skip
     return timed(lambda: run.fit(until=run.updates + setting.steps))
-
-
-def fabric(setting: Setting) -> Chunk:
-    from lightning_fabric import Fabric
-
-    own = Fabric(accelerator="cpu", devices=1)
-    plain = mlp(setting)
-    model, optimizer = own.setup(plain, adamw(plain.parameters()))
-    batches = Rows(setting)
-
-    def epoch() -> None:
-        for x, y in batches:
-            optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(x), y)
-            own.backward(loss)
-            optimizer.step()
-
-    return timed(epoch)
-
-
-def accelerate(setting: Setting) -> Chunk:
-    from accelerate import Accelerator
-
-    own = Accelerator(cpu=True)
-    plain = mlp(setting)
-    model, optimizer = own.prepare(plain, adamw(plain.parameters()))
-    batches = Rows(setting)
-
-    def epoch() -> None:
-        for x, y in batches:
-            optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(x), y)
-            own.backward(loss)
-            optimizer.step()
-
-    return timed(epoch)
-
-
-def lightning(setting: Setting) -> Chunk:
-    """A fit per chunk, timed between two requests for a batch: setting up a fit is not counted."""
-    import lightning
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warm = 3
-
-    class Module(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = mlp(setting)
-            self.own = adamw(self.net.parameters())
-
-        def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-            x, y = batch
-            return F.cross_entropy(self.net(x), y)
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return self.own
-
-    class Feed:
-        """Some batches more than are timed: Lightning asks for one before it trains on another."""
-
-        def __init__(self) -> None:
-            self.rows, self.at = Rows(setting), [0.0, 0.0]
-
-        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-            yield from (first for _, first in zip(range(warm), self.rows, strict=False))
-            self.at[0] = time.perf_counter()
-            yield from self.rows
-            self.at[1] = time.perf_counter()
-            yield from (last for _, last in zip(range(1), self.rows, strict=False))
-
-    module, feed = Module(), Feed()
-
-    def chunk() -> float:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trainer = lightning.Trainer(accelerator="cpu", devices=1, max_epochs=1, barebones=True)
-            trainer.fit(module, feed)
-        begin, end = feed.at
-        return end - begin
-
-    return chunk
-
-
-PEERS: dict[str, Callable[[Setting], Chunk]] = {
-    "fabric": fabric,
-    "accelerate": accelerate,
-    "lightning": lightning,
-}

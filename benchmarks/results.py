@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.catalogue import Entry, Group
+from benchmarks.entries import Condition, Entry, Group
 from benchmarks.timing import Times, interleave, interval, spread, threads
 
 Results = dict[str, dict[str, Any]]
@@ -23,7 +23,7 @@ Results = dict[str, dict[str, Any]]
 
 def environment() -> dict[str, Any]:
     """What the numbers depend on, and nothing that names a machine."""
-    packages = ("torch", "lightning", "lightning-fabric", "accelerate")
+    packages = ("torch", "lightning", "lightning-fabric", "accelerate", "transformers")
     return {
         **{name: version(name) for name in packages},
         "python": platform.python_version(),
@@ -54,23 +54,30 @@ def _result(entry: Entry, group: Group, times: Times) -> dict[str, Any]:
     own, against = times[entry.contender], times[entry.against]
     ratios = _divided(own, against)
     added = [(a - b) / group.units * 1e6 for a, b in zip(own, against, strict=True)]
-    is_added, per = entry.added is not None, 1e3 / group.units
-    shown = added if is_added else [seconds * per for seconds in own]
+    is_added, per = entry.added is not None, group.scale
+    shown = added if is_added else [value * per for value in own]
     others = {name: statistics.median(_divided(times[name], against)) for name in entry.below}
     return {
         "ratio": round(statistics.median(ratios), 4),
         "median": round(statistics.median(shown), 4),
         "spread": round(spread(ratios), 4),
         "interval": [round(end, 4) for end in interval(added if is_added else ratios)],
-        "unit": f"us added per {group.unit}" if is_added else f"ms per {group.unit}",
+        "unit": f"{'us added' if is_added else group.measure} per {group.unit}",
         "target": entry.target,
-        "met": entry.met(statistics.median(ratios), statistics.median(added), others),
+        "met": entry.met(statistics.median(ratios), statistics.median(added), others)
+        if entry.where is None or _holds(entry.where, times)
+        else None,
         "repeats": len(ratios),
-        "against": f"{entry.against}, {statistics.median(against) * per:.3f} ms",
+        "against": f"{entry.against}, {statistics.median(against) * per:.3f} {group.measure}",
         "threads": group.threads,
         "command": f"python -m benchmarks {entry.name}",
         "note": entry.note,
     }
+
+
+def _holds(where: Condition, times: Times) -> bool:
+    ratios = _divided(times[where.contender], times[where.against])
+    return statistics.median(ratios) <= where.most
 
 
 def _divided(times: list[float], others: list[float]) -> list[float]:

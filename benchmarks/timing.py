@@ -34,17 +34,18 @@ def interleave(
 
     After `each` repeats all contenders are made anew and warmed up by `warmup` chunks: where a
     model happens to lie in memory makes it some percent faster or slower than its twin for good.
+    With `each=0` they are made once.
     Garbage is collected as usual, but what libraries hold is not looked through each time.
     """
-    for make in makers.values():
-        make()()  # imports what it needs
+    chunks = {name: make() for name, make in makers.items()}
+    for chunk in chunks.values():
+        chunk()  # imports what it needs
     gc.collect()
     gc.freeze()
     times: Times = {name: [] for name in makers}
-    chunks: dict[str, Chunk] = {}
     for number in range(repeats):
         names = list(makers)[:: -1 if number % 2 else 1]
-        if number % each == 0:
+        if each and number % each == 0:
             chunks.clear()
             gc.collect()
             chunks = {name: makers[name]() for name in _turned(names, number // each)}

@@ -3,12 +3,17 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import results
 from benchmarks.__main__ import main
-from benchmarks.catalogue import Entry, groups
+from benchmarks.catalogue import groups, quick
+from benchmarks.children import at_once, memory
+from benchmarks.engines import Setting
+from benchmarks.entries import Condition, Entry, Group
 from benchmarks.timing import Chunk, interleave, interval, spread
 
 FIELDS = {
@@ -18,7 +23,8 @@ FIELDS = {
 }  # fmt: skip
 PROMISED = {
     "engine_small", "engine_10ms", "fabric_small", "accelerate_small", "lightning_small",
-    "ema_vs_limit", "ema_vs_clone", "fgm", "noop_ten_us",
+    "trainer_small", "trainer_10ms", "ema_vs_limit", "ema_vs_clone", "fgm", "noop_ten_us",
+    "save", "load", "two_processes", "two_processes_talk", "memory", "memory_ema",
 }  # fmt: skip
 
 
@@ -27,16 +33,57 @@ def test_results_have_their_fields(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     main(["noop_ten_us", "--repeats", "1", "--out", str(out)])
     main(["fgm", "--repeats", "1", "--out", str(out)])
-    results = json.loads(out.read_text(encoding="utf-8"))
-    assert set(results) == {"noop_ten_us", "fgm", "environment"}  # the first run's is kept
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert set(found) == {"noop_ten_us", "fgm", "environment"}  # the first run's is kept
     for name in ("noop_ten_us", "fgm"):
-        entry = results[name]
+        entry = found[name]
         assert {key: type(value) for key, value in entry.items()} == FIELDS
         assert entry["repeats"] == 1
         assert entry["ratio"] > 0
         assert entry["command"] == f"python -m benchmarks {name}"
-    assert {"torch", "cpu", "cores", "threads"} <= set(results["environment"])
+    assert {"torch", "cpu", "cores", "threads"} <= set(found["environment"])
     assert torch.get_num_threads() == threads
+
+
+def quickly(out: Path, *names: str) -> dict[str, dict[str, Any]]:
+    main([*names, "--quick", "--out", str(out)])
+    found: dict[str, dict[str, Any]] = json.loads(out.read_text(encoding="utf-8"))
+    assert set(found) == {*names, "environment"}
+    assert all(found[name]["ratio"] > 0 for name in names)
+    return found
+
+
+def test_other_trainers_saving_and_loading(tmp_path: Path) -> None:
+    names = ["trainer_small", "lightning_10ms", "save", "save_vs_disk", "load", "load_vs_hand"]
+    found = quickly(tmp_path / "results.json", *names)
+    assert {found[n]["unit"] for n in names} == {"ms per step", "ms per save", "ms per load"}
+
+
+@pytest.mark.slow  # three processes, and each imports torch's compiler with its optimizers
+def test_children() -> None:
+    tiny = Setting((8, 16, 4), batch=8, steps=3)
+    assert 0 < at_once(tiny, "whet", 2, together=True)() < 30
+    assert 5e7 < memory(tiny, "hand-ema")() < 5e9  # bytes
+
+
+def test_a_process_that_ends_is_told() -> None:
+    with pytest.raises(RuntimeError, match="was to be measured has ended"):
+        at_once(Setting((8, 4), batch=8, steps=1), "nothing")()
+
+
+def test_quick_numbers_are_kept_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> None:
+        raise AssertionError("results.json would be overwritten")
+
+    monkeypatch.setattr(results, "write", write)
+    main(["noop_ten_us", "--quick"])
+
+
+def test_quick_measures_the_same() -> None:
+    def targets(every: list[Group]) -> dict[str, str | None]:
+        return {entry.name: entry.target for group in every for entry in group.entries}
+
+    assert targets(quick()) == targets(groups())
 
 
 def test_numbers_of_another_environment_are_dropped(tmp_path: Path) -> None:
@@ -79,6 +126,17 @@ def test_turns_alternate() -> None:
     assert {name: len(seconds) for name, seconds in times.items()} == {"a": 2, "b": 2}
 
 
+def test_what_nothing_changes_is_made_once() -> None:
+    made: list[str] = []
+
+    def make(name: str) -> Chunk:
+        made.append(name)
+        return lambda: 1.0
+
+    interleave({name: partial(make, name) for name in "ab"}, repeats=3, each=0)
+    assert made == ["a", "b"]
+
+
 def test_spread_and_interval() -> None:
     values = [float(n) for n in range(1, 102)]
     assert spread(values) == 50.0
@@ -99,3 +157,16 @@ def test_spread_and_interval() -> None:
 )
 def test_targets(entry: Entry, ratio: float, met: bool | None) -> None:
     assert entry.met(ratio, 4.0, {"z": 1.04}) is met
+
+
+@pytest.mark.parametrize(("alone", "met"), [(2.0, True), (1.0, None)])
+def test_a_target_for_a_machine_that_is_there(alone: float, met: bool | None) -> None:
+    """Two at once take 2 s: with two free cores one alone takes as long, and with one half."""
+    seconds = {"two": 2.5, "one": 4.0, "at once": 2.0, "alone": alone}
+    where = Condition("with two free cores", "at once", "alone", 1.15)
+    entry = Entry("a", "two", "one", most=0.65, where=where)
+    makers = {name: partial(partial, float, taken) for name, taken in seconds.items()}
+    group = Group(makers, [entry], 1, 1, "step")
+    assert results.measure(group, None)["a"]["met"] is met
+    assert entry.target == "ratio <= 0.65, with two free cores"
+    assert set(group.only(["a"]).contenders) == set(seconds)

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `00000120` with `state.pt` and `manifest.json` (size, checksum, and what
 those who decide which checkpoints stay want to know of it). It is written beside its place, flushed
-to disk and renamed; loading allows tensors and plain values only.
+to disk and renamed. The checksum is there to find damage; what guards against an attack is that
+loading allows tensors and plain values only.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
 from whet import parsing, whole
 from whet.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 ASIDE = ".old"  # how the name of one ends that is about to be replaced
 
 
@@ -107,11 +108,27 @@ def remove(folder: Path, number: int) -> None:
 def about(place: Path) -> dict[str, Any] | None:
     """What a checkpoint's manifest tells about it; None where that is damaged."""
     try:
-        manifest = parsing.values((place / "manifest.json").read_bytes())
-        told = manifest["about"]
-        return told if isinstance(told, dict) and manifest["about_sha256"] == _seal(told) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = _manifest(place)
+        told = None if isinstance(manifest, str) else manifest["about"]
+        return told if isinstance(told, dict) else None
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
         return None
+
+
+def _manifest(place: Path) -> dict[str, Any] | str:
+    """A manifest whose every value is as it was written, or what is wrong with it.
+
+    Raises:
+        CheckpointError: another version of whet wrote it.
+    """
+    manifest: dict[str, Any] = parsing.values((place / "manifest.json").read_bytes())
+    sealed = manifest.pop("seal", None) == _seal(manifest)
+    if manifest["format"] != FORMAT and (sealed or "about_sha256" in manifest):  # 1 had that seal
+        raise CheckpointError(
+            f"checkpoint {place} has format {manifest['format']} and this whet reads {FORMAT}: "
+            "another version wrote it. Go on with that version, or use another folder."
+        )
+    return manifest if sealed else "manifest.json fails its checksum"
 
 
 def _seal(told: Any) -> str:
@@ -127,28 +144,35 @@ def _of_the_disk(error: BaseException | None) -> OSError | None:
 
 def _write(draft: Path, number: int, state: Mapping[str, Any], told: dict[str, Any]) -> None:
     path = draft / "state.pt"
-    with path.open("wb") as file:
-        torch.save(dict(state), file)
+    with path.open("wb") as file, _without_checksums():
+        summed = whole.Summed(file)
+        torch.save(dict(state), cast(IO[bytes], summed))  # it asks for write and flush
         file.flush()
         os.fsync(file.fileno())
     manifest = {
-        "format": FORMAT, "number": number, "bytes": path.stat().st_size,
-        "sha256": _digest(path), "torch": torch.__version__,
-        "about": told, "about_sha256": _seal(told),
+        "format": FORMAT, "number": number, "bytes": summed.size, "crc32": summed.crc32,
+        "torch": torch.__version__, "about": told,
     }  # fmt: skip
+    manifest["seal"] = _seal(manifest)
     whole.write_synced(draft / "manifest.json", json.dumps(manifest, indent=1).encode())
     whole.sync_folder(draft)
+
+
+@contextmanager
+def _without_checksums() -> Iterator[None]:
+    """No checksum of each tensor, which takes a third of the time and which torch never checks."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 def _sweep(folder: Path) -> None:
     """Remove the drafts of processes that were killed while saving."""
     for draft in folder.glob(".*.tmp"):
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def numbers(folder: Path) -> list[int]:
@@ -160,18 +184,21 @@ def numbers(folder: Path) -> list[int]:
 
 
 def damage(place: Path) -> str | None:
-    """What is wrong with a checkpoint; None where it is whole."""
+    """What is wrong with a checkpoint; None where it is whole.
+
+    Raises:
+        CheckpointError: another version of whet wrote it.
+    """
     path = place / "state.pt"
     try:
-        manifest = parsing.values((place / "manifest.json").read_bytes())
-        if manifest["format"] != FORMAT:
-            return f"format {manifest['format']}, this whet reads {FORMAT}"
+        manifest = _manifest(place)
+        if isinstance(manifest, str):
+            return manifest
         size = path.stat().st_size
         if size != manifest["bytes"]:
             return f"state.pt has {size} bytes of {manifest['bytes']}"
-        if "about" in manifest and manifest["about_sha256"] != _seal(manifest["about"]):
-            return "manifest.json fails its checksum"
-        return None if _digest(path) == manifest["sha256"] else "state.pt fails its checksum"
+        sound = whole.crc32(path) == manifest["crc32"]
+        return None if sound else "state.pt fails its checksum"
     except FileNotFoundError as error:
         return f"{Path(error.filename or path).name} is missing"
     except OSError as error:
@@ -184,7 +211,8 @@ def load(place: Path) -> dict[str, Any]:
     """The state of one checkpoint; tensors and plain values only, nothing is unpickled.
 
     Raises:
-        CheckpointError: it is damaged; the message says how.
+        CheckpointError: it is damaged, and the message says how, or another version of whet
+            wrote it.
     """
     state = _state(place)
     if isinstance(state, str):
@@ -196,6 +224,9 @@ def newest(folder: Path, mapped: bool = False) -> tuple[dict[str, Any] | None, l
     """The newest whole checkpoint and what is wrong with any newer one.
 
     Tensors that are `mapped` are read when they are used: processes that use few share the memory.
+
+    Raises:
+        CheckpointError: another version of whet wrote the newest.
     """
     notes: list[str] = []
     _mend(folder)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 DRAFT = ".writing"  # how the name of what is being written ends
+PIECE = 1 << 18  # bytes that are summed up while they are still in the processor's cache
 
 
 def sync_folder(folder: Path) -> None:
@@ -24,6 +27,37 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+class Summed:
+    """A file to write to that counts and sums up what passes: nothing need be read again.
+
+    A CRC-32 finds every single flipped bit, every burst of up to 32 bits, and any other damage but
+    one in four billion. It takes a third of the time of SHA-256; neither says who wrote a file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = self.crc32 = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Pass bytes on."""
+        self.crc32 = zlib.crc32(data, self.crc32)
+        self.size += len(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        """Hand what is held back to the system."""
+        self.file.flush()
+
+
+def crc32(path: Path) -> int:
+    """The CRC-32 of a file, read in pieces."""
+    found, piece = 0, bytearray(PIECE)
+    with path.open("rb", 0) as file:
+        while count := file.readinto(piece):
+            found = zlib.crc32(memoryview(piece)[:count], found)
+    return found
 
 
 def replace(path: Path, data: bytes) -> None:

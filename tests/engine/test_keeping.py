@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from pickle import PicklingError
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from tests.contract.fixture import make_task
-from whet import checkpoint, keeping
+from whet import checkpoint, keeping, whole
 from whet.errors import CheckpointError, InputError
 from whet.keeping import GAP, SHARE, Pace
 from whet.run import Run
@@ -259,3 +262,80 @@ class TestReplacing:
         manifest.write_text(manifest.read_text().replace("true", "false"))
         assert checkpoint.about(place) is None
         assert checkpoint.damage(place) == "manifest.json fails its checksum"
+
+
+class TestTheChecksum:
+    """Of what passes while it is written; the file is not read again."""
+
+    STATE: ClassVar[dict[str, Any]] = {"w": torch.arange(5.0), "n": 3, "t": ["a", None]}
+
+    def test_a_flipped_bit_in_any_byte_is_found(self, tmp_path: Path) -> None:
+        path = checkpoint.save(tmp_path, 1, self.STATE) / "state.pt"
+        content = path.read_bytes()
+        for at in range(len(content)):
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << at % 8
+            path.write_bytes(flipped)
+            assert checkpoint.damage(path.parent) == "state.pt fails its checksum"
+        path.write_bytes(content)
+        assert checkpoint.damage(path.parent) is None
+
+    def test_a_flipped_bit_in_the_manifest_is_found(self, tmp_path: Path) -> None:
+        """But for one that changes no value: of a blank between two of them."""
+        path = checkpoint.save(tmp_path, 1, self.STATE, {"stays": False}) / "manifest.json"
+        content = path.read_bytes()
+        for at in range(len(content)):
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << at % 8
+            path.write_bytes(flipped)
+            if checkpoint.damage(path.parent) is None:
+                assert json.loads(flipped) == json.loads(content)
+                assert content[at : at + 1].isspace()
+
+    @pytest.mark.parametrize(
+        ("name", "harm"),
+        [
+            ("zeros as long", lambda content: bytes(len(content))),
+            ("the last sector is zeros", lambda content: content[:-512] + bytes(512)),
+            ("two sectors changed places", lambda c: c[512:1024] + c[:512] + c[1024:]),
+            ("a sector stands twice", lambda c: c[:512] * 2 + c[1024:]),
+        ],
+    )
+    def test_what_disks_do(self, tmp_path: Path, name: str, harm: Callable[[bytes], bytes]) -> None:
+        path = checkpoint.save(tmp_path, 1, {"w": torch.randn(3000)}) / "state.pt"
+        content = path.read_bytes()
+        path.write_bytes(harm(content))
+        assert path.stat().st_size == len(content)
+        assert checkpoint.damage(path.parent) == "state.pt fails its checksum"
+
+    def test_it_is_that_of_the_file(self, tmp_path: Path) -> None:
+        place = checkpoint.save(tmp_path, 1, {"w": torch.randn(200_000)})
+        content = (place / "state.pt").read_bytes()
+        manifest = json.loads((place / "manifest.json").read_text())
+        assert len(content) > 2 * whole.PIECE  # read in several pieces
+        assert (manifest["bytes"], manifest["crc32"]) == (len(content), zlib.crc32(content))
+        assert whole.crc32(place / "state.pt") == zlib.crc32(content)
+
+    @pytest.mark.parametrize("written", [1, 3])
+    def test_another_version_is_refused_and_not_passed_over(
+        self, tmp_path: Path, written: int
+    ) -> None:
+        """Or the run would begin anew and remove what the other version had trained."""
+        place = checkpoint.save(tmp_path, 1, self.STATE)
+        manifest = json.loads((place / "manifest.json").read_text()) | {"format": written}
+        del manifest["seal"]
+        manifest["about_sha256" if written == 1 else "seal"] = checkpoint._seal(manifest)
+        (place / "manifest.json").write_text(json.dumps(manifest))
+        for read in (lambda: checkpoint.newest(tmp_path), lambda: checkpoint.load(place)):
+            with pytest.raises(
+                CheckpointError, match=f"has format {written} and this whet reads 2"
+            ):
+                read()
+        assert checkpoint.about(place) is None
+
+    def test_other_saves_keep_theirs(self, tmp_path: Path) -> None:
+        assert torch.serialization.get_crc32_options()
+        with pytest.raises((AttributeError, PicklingError), match="lambda"):
+            checkpoint.save(tmp_path, 1, {"w": lambda: 0})
+        checkpoint.save(tmp_path, 1, self.STATE)
+        assert torch.serialization.get_crc32_options()

@@ -13,7 +13,7 @@ import pytest
 from tests.contract.fixture import make_run
 from tests.contract.test_singles import same
 from tests.engine import recipe
-from whet import checkpoint, methods
+from whet import checkpoint, methods, whole
 from whet.errors import CheckpointError
 from whet.run import Run
 
@@ -137,14 +137,13 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
     place = checkpoint.save(tmp_path, 1, {"w": torch.ones(1)})
     torch.save({"w": Evil()}, place / "state.pt")
-    manifest = (place / "manifest.json").read_text()
     import json
 
-    about = json.loads(manifest)
-    about |= {
-        "bytes": (place / "state.pt").stat().st_size,
-        "sha256": checkpoint._digest(place / "state.pt"),
-    }
-    (place / "manifest.json").write_text(json.dumps(about))
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["seal"]
+    path = place / "state.pt"
+    manifest |= {"bytes": path.stat().st_size, "crc32": whole.crc32(path)}
+    manifest["seal"] = checkpoint._seal(manifest)
+    (place / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(Exception, match=r"holds other things than tensors"):
         checkpoint.load(place)
