@@ -77,6 +77,8 @@ class TestMistakes:
             (["study", "toy", "--methods", "good:weight=-1"], "good: weight is -1"),
             (["study", "toy", "--methods", ","], "names no method"),
             (["study", "toy", "--seeds", "0"], "--seeds"),
+            (["study", "toy", "--tune-baseline", "4"], "at least 5 rates"),
+            (["study", "toy", "--hold-out", "0.7"], "--hold-out is 0.7; it is a share in (0, 0.5]"),
             (["study", "toy", "--jobs", "many"], "--jobs"),
             (["study", "toy", "--margin", "-0.1"], "margin is -0.1; it is the largest difference"),
             (["compare", "absent.csv"], "absent.csv cannot be read"),

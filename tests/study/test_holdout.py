@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from tests.methods.traps import trap
-from whet import Task, holdout, rows, sources
+from whet import Task, digests, holdout, rows, sources
 from whet.errors import InputError
 
 SHARE = 0.2
@@ -109,6 +109,16 @@ def test_a_loader_stays_as_it_was() -> None:
     assert isinstance(kept.sampler, torch.utils.data.RandomSampler)
 
 
+def test_no_row_that_was_set_aside_is_dropped_at_the_end_of_a_loader() -> None:
+    """The training part's loader drops what does not fill a batch; the judge part's does not."""
+    train, select, judge = split(0)
+    whole = DataLoader(Rows(judge), 16, collate_fn=lambda samples: samples)
+    made = Task(torch.nn.Linear(3, 2), loader(train), loader(select), whole)
+    judged = holdout.judged_aside(made, SHARE).judge
+    assert isinstance(judged.sampler, torch.utils.data.SequentialSampler)
+    assert (judged.drop_last, judged.collate_fn) == (False, whole.collate_fn)
+
+
 def test_unlabelled_rows_are_taken_out_too() -> None:
     train, select, judge = split(0)
     free, train = train[:40], train[40:]
@@ -120,7 +130,7 @@ def test_unlabelled_rows_are_taken_out_too() -> None:
     assert kept.resources["other"] == 1
 
 
-@trap(right=lambda made: holdout.digests(made, "train") < int(SHARE * 2**64),
+@trap(right=lambda made: holdout.told(made, "train") < int(SHARE * 2**64),
       wrong=lambda made: np.arange(len(made.train[0])) < SHARE * len(made.train[0]))  # fmt: skip
 def test_a_row_aside_under_one_seed_is_never_trained_on_under_another(aside: Any) -> None:
     """By position, what one seed sets aside another one trains on."""
@@ -163,10 +173,10 @@ def test_what_cannot_be_recognised_is_refused(part: Any, said: str) -> None:
 
 
 def test_a_large_dataset_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdout, "MOST", 99)
+    monkeypatch.setattr(digests, "MOST", 99)
     with pytest.raises(InputError, match=r"fetch all 100 samples.*up to 99.*identities="):
-        holdout.digests(task(0, Rows), "train")
-    assert len(holdout.digests(task(0, KINDS["tensor dataset"]), "train")) == 100
+        holdout.told(task(0, Rows), "train")
+    assert len(holdout.told(task(0, KINDS["tensor dataset"]), "train")) == 100
 
 
 def known(seed: int, part: Any) -> Task:
@@ -181,7 +191,7 @@ def test_identities_recognise_what_the_seed_encodes(part: Any) -> None:
     told = holdout.check(made[0], made[1], SHARE)
     assert told["rows"] == 200
     ids = [{int(i) for name in ("train", "select", "judge")
-            for i, gone in zip(m.identities[name], holdout.digests(m, name) < int(SHARE * 2**64),
+            for i, gone in zip(m.identities[name], holdout.told(m, name) < int(SHARE * 2**64),
                                strict=True) if gone} for m in made]  # fmt: skip
     assert ids[0] == ids[1]
     assert len(ids[0]) == told["aside"]
@@ -203,7 +213,7 @@ def test_one_group_stays_together() -> None:
               zip(("train", "select", "judge"), split(0), strict=True)}  # fmt: skip
     made = replace(task(0, KINDS["tensors"]), identities=groups)
     found = {(g, bool(gone)) for name in groups
-             for g, gone in zip(groups[name], holdout.digests(made, name) < int(SHARE * 2**64),
+             for g, gone in zip(groups[name], holdout.told(made, name) < int(SHARE * 2**64),
                                 strict=True)}  # fmt: skip
     assert len(found) == 20
 
@@ -221,7 +231,7 @@ def test_identities_that_do_not_fit(ids: Any, said: str) -> None:
 
 def test_nothing_left_and_nothing_aside() -> None:
     few = Task(torch.nn.Linear(3, 2), *[(X[:1], Y[:1])] * 3)
-    aside = holdout.digests(few, "train")[0] < int(0.5 * 2**64)
+    aside = holdout.told(few, "train")[0] < int(0.5 * 2**64)
     said = "leaves no row in the part 'train'" if aside else "sets no row of task aside"
     with pytest.raises(InputError, match=said):
         holdout.check(few, few, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 import whet
+from tests.study.test_cli import call
 from whet import composition, methods, sources
 from whet.errors import InputError
 from whet.study import node, pick, statistics
@@ -194,6 +196,38 @@ def study_of(made: whet.Study, folder: Path) -> dict[str, Any]:
     planner = Planner(made.request)
     manifest = planner.prepare(lambda nodes, store: None).study
     return manifest | {"task": manifest["task"] | {"updates": 6}}
+
+
+TASK = '''
+"""Points on two sides of a line."""
+import torch, whet
+ABOUT = whet.About(updates=3, seeds=3, methods=("clip_grad_norm",))
+def task(seed):
+    x = torch.randn(150, 2, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(150, generator=torch.Generator().manual_seed(seed))
+    parts = [(x[rows], (x[rows, 0] > 0).long()) for rows in order.tensor_split((90, 120))]
+    return whet.Task(torch.nn.Linear(2, 2), *parts)
+'''
+
+
+@pytest.mark.slow
+def test_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("task.py").write_text(TASK)
+    words = ["study", "task.py", "--jobs", "1", "--confirm", "--pick", "--out", "out"]
+    assert call(monkeypatch, *words) == 0
+    said = capsys.readouterr().out
+    assert "of 150 rows (20%) are set aside" in said
+    assert "fresh seeds, rows that the study never used, 3 seeds" in said
+    assert re.search(r"^recipe: (baseline|clip_grad_norm)$", said, re.MULTILINE)
+    recipe = runpy.run_path("out/recipe.py")["recipe"]
+    assert recipe.updates == 3
+
+    assert call(monkeypatch, "study", "task.py", "--jobs", "1", "--pick", "--out", "out") == 0
+    said = capsys.readouterr().out  # alone: of that study, and nothing is trained
+    assert "6 of 6 runs done" in said
 
 
 def test_evidence_writes_it(tmp_path: Path) -> None:

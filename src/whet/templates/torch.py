@@ -92,10 +92,9 @@ def task(seed: int) -> whet.Task:
 
 def three(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Train, select and judge rows; no group is in two of them."""
-    # Train is trained on, select is what stopping and choosing may look at, judge is what the
-    # verdict is about, which nothing fitted may see. They vary with the seed, so that no verdict
-    # hangs on one lucky split. `data.split(labels, seed, groups=groups)` does so too; its judge=
-    # keeps a test set that is given.
+    # Train is trained on, select is what stopping and choosing may look at, judge is what nothing
+    # fitted may see. They vary with the seed, so that no verdict hangs on one lucky split.
+    # `data.split(labels, seed, groups=groups)` does so too; its judge= keeps a given test set.
     quarter = GroupShuffleSplit(1, test_size=0.25, random_state=seed)
     rest, judge = next(quarter.split(groups, groups=groups))
     train, select = next(quarter.split(rest, groups=groups[rest]))
