@@ -77,6 +77,9 @@ class TestMistakes:
             (["study", "toy", "--methods", "good:weight=-1"], "good: weight is -1"),
             (["study", "toy", "--methods", ","], "names no method"),
             (["study", "toy", "--seeds", "0"], "--seeds"),
+            (["study", "toy", "--data", "2"], "--data 2 is no fraction of the training part"),
+            (["study", "toy", "--design", "pair"], "unknown design 'pair'; did you mean 'pairs'?"),
+            (["study", "toy", "--methods", "good:weight=1|"], "a value of weight is empty"),
             (["study", "toy", "--jobs", "many"], "--jobs"),
             (["methods", "gud"], "unknown method 'gud'; did you mean 'good'?"),
             (["report", "absent"], "absent holds no study"),
@@ -161,6 +164,8 @@ class TestCatalogue:
 
 def test_the_command_that_continues() -> None:
     assert Request("toy").command == "whet study toy"
+    less = Request("toy", methods="a:b=1|2", design="pairs", data="0.1,1")
+    assert less.command == "whet study toy --methods 'a:b=1|2' --data 0.1,1 --design pairs"
     full = Request("toy", None, "a:b=[1,2]", 4, out=Path("my out"), jobs=2, threads=3, fresh=True)
     assert full.command == (
         "whet study toy --methods 'a:b=[1,2]' --seeds 4 --out 'my out' --jobs 2 --threads 3"

@@ -134,7 +134,7 @@ def table(
     """
     places = wording.decimals(comparisons)
     said = title or f"Gain in {metric.replace('_', ' ')} over {against or 'the baseline'}"
-    title = f"{said}, paired by seed"
+    title = _safe(f"{said}, paired by seed")
     shown = Table(title=title, title_justify="left", title_style="bold", box=None,
                   padding=(0, 2, 0, 0), pad_edge=False)  # fmt: skip
     shown.add_column("arm", overflow="fold", min_width=8)
