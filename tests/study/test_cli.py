@@ -79,6 +79,9 @@ class TestMistakes:
             (["study", "toy", "--seeds", "0"], "--seeds"),
             (["study", "toy", "--tune-baseline", "4"], "at least 5 rates"),
             (["study", "toy", "--hold-out", "0.7"], "--hold-out is 0.7; it is a share in (0, 0.5]"),
+            (["study", "toy", "--data", "2"], "--data 2 is no fraction of the training part"),
+            (["study", "toy", "--design", "pair"], "unknown design 'pair'; did you mean 'pairs'?"),
+            (["study", "toy", "--methods", "good:weight=1|"], "a value of weight is empty"),
             (["study", "toy", "--jobs", "many"], "--jobs"),
             (["study", "toy", "--margin", "-0.1"], "margin is -0.1; it is the largest difference"),
             (["compare", "absent.csv"], "absent.csv cannot be read"),
@@ -165,6 +168,8 @@ class TestCatalogue:
 
 def test_the_command_that_continues() -> None:
     assert Request("toy").command == "whet study toy"
+    less = Request("toy", methods="a:b=1|2", design="pairs", data="0.1,1")
+    assert less.command == "whet study toy --methods 'a:b=1|2' --data 0.1,1 --design pairs"
     full = Request("toy", None, "a:b=[1,2]", 4, out=Path("my out"), jobs=2, threads=3, fresh=True)
     assert full.command == (
         "whet study toy --methods 'a:b=[1,2]' --seeds 4 --out 'my out' --jobs 2 --threads 3"

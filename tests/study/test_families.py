@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from whet import Study, Task
 from whet.errors import InputError
-from whet.study import contrasts, families
+from whet.study import contrasts, display, families, shapes
 from whet.study.conduct import Evidence, again
 from whet.study.statistics import Comparison
 
@@ -131,3 +133,31 @@ def test_an_arm_with_a_control_of_its_own_is_not_one_that_is_missed() -> None:
     assert [(each.title, each.comparisons[0].arm) for each in further] == [
         ("Gain over baseline@after", "ema@after")
     ]
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [({}, "at least 1"), ({"a": 1e300}, "less than or equal to 1"), ({"a": float("nan")}, "less than"),
+     ({"a": "1"}, "valid number")],
+)  # fmt: skip
+def test_weights_of_a_file_that_could_not_be_summed_are_refused(weights: Any, said: str) -> None:
+    study: dict[str, Any] = {
+        "task": {"name": "t", "title": "t", "metric": "m", "higher_is_better": True},
+        "arms": ARMS, "seeds": [0], "nodes": [], "threads": 1, "jobs": 1, "command": "", "date": "",
+        "versions": {}, "contrasts": {"effects": {"a": {"a": 1.0, "baseline": -1.0}}},
+    }  # fmt: skip
+    assert shapes.wrong(shapes.Study, study) is None
+    assert shapes.astray(study) is None
+    wrong = shapes.wrong(shapes.Study, {**study, "contrasts": {"effects": {"a": weights}}})
+    assert wrong is not None
+    assert said in wrong
+    away = {**study, "contrasts": {"effects": {"a": {"gone": 1.0}}}}
+    assert shapes.astray(away) == "contrast of arm 'gone': there is no such arm"
+
+
+def test_a_title_is_no_markup() -> None:
+    found = [Comparison("a", 0, (), (), 0, 3)]
+    shown = display.table(found, "acc", title="Gain over x:during=[0,1]@[bold]data")
+    screen = Console(file=io.StringIO(), width=200)
+    screen.print(shown)
+    assert "x:during=[0,1]@[bold]data, paired by seed" in screen.file.getvalue()

@@ -156,7 +156,7 @@ def table(
     places = wording.decimals(comparisons)
     below = "\n".join([*wording.notes(comparisons), about])
     said = title or f"Gain in {metric.replace('_', ' ')} over {against or 'the baseline'}"
-    title = f"{said}, paired by seed"
+    title = _safe(f"{said}, paired by seed")
     shown = Table(title=title, title_justify="left", title_style="bold", box=None,
                   caption=_safe_lines(below), caption_justify="left", caption_style="dim",
                   padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 LARGEST = 1e100  # far beyond what float32 can hold, whose squares metrics are made of
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
+Weights = Annotated[dict[str, Annotated[float, Field(ge=-1, le=1)]], Field(min_length=1)]
 Settings = dict[str, Any]
 Metrics = dict[str, Real | None]
 
@@ -122,7 +123,7 @@ class Study(_Shape):
     budget: _Budget | None = None
     notes: list[str] | None = None
     left_out: dict[str, str] | None = None
-    contrasts: dict[str, dict[str, dict[str, Real]]] | None = None
+    contrasts: dict[str, dict[str, Weights]] | None = None
     equal_time: list[_Control] | None = None
     tuning: _Tuning | None = None
     hold_out: _Aside | None = None
