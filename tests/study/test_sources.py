@@ -223,10 +223,6 @@ def test_the_fingerprint_of_sparse_tensors_is_their_shape() -> None:
 
 
 def test_sizes_are_those_of_the_rows_where_they_are_known() -> None:
-    class Stream(IterableDataset[Any]):
-        def __iter__(self) -> Iterator[Any]:
-            yield torch.zeros(2), 0
-
     x, y = torch.zeros(10, 2), torch.zeros(10, dtype=torch.long)
     model = torch.nn.Linear(2, 2)
     loaded = DataLoader(TensorDataset(x, y), 4)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from whet.study.plan import Row
+from whet.study.statistics.pairing import LARGEST
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def costs(
     goal = _target(theirs.values(), metric)
     steps, ends, peaks = (
         [(f(ours[seed]), f(theirs[seed])) for seed in ours if seed in theirs]
-        for f in (_step, _seconds, lambda row: row.get("peak_memory"))
+        for f in (_step, _seconds, lambda row: _size(row, "peak_memory"))
     )
     took = [each for each in map(_seconds, ours.values()) if each]
     reaching = _reaching(ours.values(), metric, sign, goal)
@@ -118,13 +119,18 @@ def _done(rows: Mapping[int, Row]) -> dict[int, Row]:
     return {seed: row for seed, row in rows.items() if row["status"] == "done"}
 
 
+def _size(row: Row, name: str) -> float | None:
+    """A number that ratios can be made of, None for any other."""
+    value = row.get(name)
+    return float(value) if value is not None and 0 < value <= LARGEST else None
+
+
 def _step(row: Row) -> float | None:
-    step: float | None = row.get("seconds_per_update")
-    return step
+    return _size(row, "seconds_per_update")
 
 
 def _seconds(row: Row) -> float | None:
-    step, updates = row.get("seconds_per_update"), row.get("updates")
+    step, updates = _step(row), _size(row, "updates")
     return step * updates if step and updates else None
 
 

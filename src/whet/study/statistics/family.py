@@ -26,7 +26,7 @@ on its own variance. Where arms do vary alike this errs to the safe side: a fami
 exponential) it is not: an arm alone in its placement has 88 % coverage at n = 3, and ten such arms
 a family-wise error of 19 % at n = 3 and about 30 % at n = 5 to 10. With three arms or more in each
 placement the floor brings both back within bounds: at most 2.4 %, and 95.7 % coverage or more.
-`python -m evidence.nulls` measures all of this.
+`python -m evidence.nulls` and `tests/study/test_nulls.py` measure all of this.
 
 Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
 """
