@@ -20,6 +20,7 @@ REFUSE, CONTINUE = "refuse", "continue"
 NEEDED = (
     "stage", "updates", "offset", "seed", "recipe", "batches", "history", "optimizer_kind",
     "drawn", "model", "stack", "optimizer", "scheduler", "scaler", "data", "micro_batch", "overfit",
+    "callbacks",
 )  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def restore(run: Run, state: Mapping[str, Any], changed: bool) -> None:
     if run.stack.micro.auto:  # what did not fit before is not tried again
         run.stack.micro.size = state["micro_batch"]
     run.updates, run.history = state["updates"], list(state["history"])
-    kept = state.get("callbacks")
+    kept = state["callbacks"]
     for each in run.callbacks:
         each.resumed(run, kept.get(each.key) if isinstance(kept, Mapping) else None)
 

@@ -95,8 +95,7 @@ def task(seed: int) -> whet.Task:
         objective="categorical" if names else "real",
         metrics=METRICS if names else ("mae", "r2"),
         classes=names,
-        # What a row is known by for every seed, as its numbers differ; see --hold-out.
-        identities=parts.of(whole.column(GROUP) if GROUP else whole.inputs),
+        identities=parts.of(whole.column(GROUP) if GROUP else whole.inputs),  # see --hold-out
     )
 
 
