@@ -83,7 +83,7 @@ class TestPlan:
     def test_a_budget_knows_what_they_cost(self) -> None:
         plain = Cost(1.0, 0.1, 0.2)
         arms = [Arm(BASELINE), Arm("baseline@x2", times=2.0),
-                Arm("baseline@after@x2", (), "baseline@after", "after", (), 2.0)]  # fmt: skip
+                Arm("baseline@after@x2", (), "baseline@after", "after", (), times=2.0)]  # fmt: skip
         found = controls.longer_costs(arms, {BASELINE: plain, "baseline@after": plain}, 0.25)
         assert found["baseline@x2"] == replace(plain, update=0.2)
         assert found["baseline@after@x2"].update == pytest.approx(0.1 * 1.5 / 1.25)

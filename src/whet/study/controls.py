@@ -101,7 +101,8 @@ def stretched(arms: Sequence[Arm], controls: Iterable[Control]) -> list[Arm]:
         one = wanted.get(arm.name)
         if one is not None and one.control not in {each.name for each in made}:
             after = None if arm.after is None else ()
-            made.append(Arm(one.control, (), _plain(arm), arm.placement, after, one.times))
+            made.append(Arm(one.control, (), _plain(arm), arm.placement, after,
+                            times=one.times))  # fmt: skip
     return made
 
 
