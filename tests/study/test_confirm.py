@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 
 from tests.study import fakes
 from tests.study.inline import study
-from whet import Study, Task
+from whet import Study, Task, parsing
 from whet.errors import InputError
-from whet.study import confirm, control_tables
+from whet.study import confirm, control_tables, files, plan
 from whet.study.conduct import again
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.request import Request
@@ -200,3 +201,15 @@ def test_real_runs_from_python(tmp_path: Path) -> None:
     assert {judge.size for judge in judges} == {found.aside["aside"]}
     first, second = ({*judge.inputs[:, 0].tolist()} for judge in judges)
     assert first == second
+
+
+def test_an_arm_is_confirmed_with_all_that_it_is() -> None:
+    made = plan.Arm("sam@after", (), "baseline@after", "after", ({"name": "sam"},), times=1.5)
+    assert confirm._arm(parsing.values(files.to_json(asdict(made)))) == made
+
+
+def test_candidates_have_methods_all_data_and_a_baseline_to_beat() -> None:
+    plain: dict[str, Any] = {"name": "x", "methods": [{"name": "ema"}], "reference": BASELINE}
+    assert confirm.is_candidate(plain)
+    for change in ({"methods": []}, {"reference": "all"}, {"data": 0.25}):
+        assert not confirm.is_candidate(plain | change)

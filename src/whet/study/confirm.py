@@ -12,7 +12,7 @@ chance of the rows it keeps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +123,10 @@ def chosen(
 
 
 def is_candidate(arm: Mapping[str, Any]) -> bool:
-    """Whether an arm of `study.json` is held against a baseline, and has methods."""
+    """Whether an arm of `study.json` has methods, all data, and a baseline as its reference."""
     methods = [*arm["methods"], *(arm.get("after") or ())]
+    if float(arm.get("data") or 1.0) != 1.0:
+        return False
     return bool(methods) and str(arm.get("reference") or BASELINE).split("@")[0] == BASELINE
 
 
@@ -148,11 +150,10 @@ def plan(
 
 
 def _arm(values: Mapping[str, Any]) -> Arm:
-    after = values.get("after")
-    known = {name: values[name] for name in ("name", "reference", "placement", "times")
-             if name in values}  # fmt: skip
-    return Arm(**known, methods=tuple(values["methods"]),
-               after=None if after is None else tuple(after))  # fmt: skip
+    known = {each.name: values[each.name] for each in fields(Arm) if each.name in values}
+    after = known.get("after")
+    known["after"] = None if after is None else tuple(after)
+    return Arm(**known | {"methods": tuple(known["methods"])})
 
 
 def _length(study: Mapping[str, Any]) -> dict[str, Any]:
