@@ -164,3 +164,16 @@ def test_one_method_is_no_screening() -> None:
     assert [arm.name for arm in made.arms] == ["baseline", "ema"]
     assert made.notes == ["There is no screening of fewer than two methods."]
     assert made.contrasts == {}
+
+
+def test_a_run_that_cannot_be_trained_is_named() -> None:
+    screening.check_runs("screening", {})
+    with pytest.raises(InputError, match=r"needs all of its runs, and ema\+sam cannot.*no data"):
+        screening.check_runs("screening", {"ema+sam": "there is no data."})
+
+
+def test_contrasts_go_with_the_arms_that_are_dropped() -> None:
+    made = design.designed("pairs", placed("ema,sam,mixup"))
+    kept = made.kept(made.arms[:-1])
+    assert list(kept.contrasts["interactions"]) == ["ema × sam", "ema × mixup"]
+    assert list(made.contrasts["interactions"])[2:] == ["sam × mixup"]

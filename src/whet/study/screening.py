@@ -100,7 +100,7 @@ def _check(design: str, singles: Sequence[Arm], table: Runs) -> None:
     for several in (list(combinations(singles, 2)), whole):
         found = [(those, composing.clash(those)) for those in several]
         which = [
-            f"{wording.listed([each.name for each in those])} ({reason})"
+            f"{wording.listed([each.name for each in those])} ({reason.rstrip('.')})"
             for those, reason in found
             if reason is not None
         ]
