@@ -35,7 +35,7 @@ class Setting:
 
 SMALL = Setting((64, 128, 128, 10), batch=64, steps=100)
 TEN_MS = Setting((64, 512, 512, 10), batch=320, steps=16)
-TWENTY_MS = Setting((64, 512, 512, 10), batch=1024, steps=16)
+TWENTY_MS = Setting((64, 256, 256, 10), batch=4096, steps=16)
 WIDE = Setting((64, 4096, 4096, 10), batch=64, steps=3)
 
 
