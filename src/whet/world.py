@@ -6,6 +6,7 @@ and nothing is pickled.
 
 from __future__ import annotations
 
+import atexit
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -218,6 +219,12 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if LAUNCHED in os.environ else 0
 
 
+def _leave() -> None:
+    """Take the connections down: gloo's threads must not outlive the interpreter."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def join(device: torch.device) -> World:
     """The world that torchrun started this process in; of one where it did not."""
     import multiprocessing
@@ -233,4 +240,5 @@ def join(device: torch.device) -> World:
         Fabric(
             accelerator=device.type, devices=here, num_nodes=size // here, strategy="ddp"
         ).launch()  # fmt: skip
+        atexit.register(_leave)
     return World(torch.distributed.get_rank(), size, device)

@@ -105,7 +105,7 @@ class TestSlurm:
         assert "--cpus-per-task=2\n" in text
 
     def test_a_study_of_an_array_and_a_preempted_job(self, slurm: Path) -> None:
-        settings = Settings(kind="slurm", concurrency=4, period_s=0.1, patience_s=0.4)
+        settings = Settings(kind="slurm", concurrency=4, period_s=0.1, patience_s=3.0)
         out = Store(slurm / "study")
         arms = ("good", "noise", "fragile", "raises")
         nodes = [Node("toy", arm, ({"name": arm},), 0, {"threads": 1}) for arm in arms]
