@@ -95,14 +95,14 @@ class TestPlan:
         (HELPS, HELPS, "helps, also against training twice as long"),
         (
             HELPS,
-            "no effect found",
+            "not shown",
             "helps only per update: not shown against training twice as long",
         ),
         (HELPS, HURTS, "helps only per update: training twice as long without it is better"),
         (HELPS, TOO_FEW, "helps; too few seeds to say whether also against training twice as long"),
-        ("no effect found", HURTS, "no effect found; training twice as long without it is better"),
+        ("not shown", HURTS, "not shown; training twice as long without it is better"),
         (HURTS, HURTS, "hurts"),
-        ("no effect found", HELPS, "no effect found"),
+        ("not shown", HELPS, "not shown"),
     ],
 )
 def test_the_verdict_says_which_baseline(updates: str, time: str, said: str) -> None:

@@ -10,6 +10,7 @@ from scipy import stats
 from whet.study import wording
 from whet.study.plan import Row
 from whet.study.statistics import Costs, Ratio, paired
+from whet.study.statistics.costs import ratio
 
 
 def row(arm: str, seed: int, step: float | None = 1.0, *points: float, **given: Any) -> Row:
@@ -95,3 +96,12 @@ def test_what_is_missing_stays_missing() -> None:
 def test_a_seed_that_only_one_of_them_has() -> None:
     found = cost(row("baseline", 0, 1.0), row("a", 0, 2.0), row("a", 1, 50.0))
     assert found.step == Ratio(pytest.approx(2.0), None, None, 1)
+
+
+@pytest.mark.parametrize(
+    "pairs", [[(1e-300, 1e99)], [(1e99, 1e-300)], [(1e99, 1e-300), (1.0, 1.0)]]
+)
+def test_ratios_beyond_what_a_float_holds(pairs: list[tuple[float, float]]) -> None:
+    found = ratio([*pairs], 0.05)
+    assert found is not None
+    assert 0 < found.value < math.inf

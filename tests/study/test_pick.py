@@ -98,8 +98,8 @@ def test_what_training_longer_does_as_well_is_no_candidate() -> None:
     gains = {"ema": 0.005, "sam": 0.05}
     assert chosen(gains)[0] == "sam"
     assert chosen(gains, [held("sam", HELPS)])[0] == "sam"
-    assert chosen(gains, [held("sam", "no effect found")])[0] == "ema"
-    name, evidence = chosen({"sam": 0.05}, [held("sam", "no effect found")])
+    assert chosen(gains, [held("sam", "not shown")])[0] == "ema"
+    name, evidence = chosen({"sam": 0.05}, [held("sam", "not shown")])
     assert name == BASELINE
     assert evidence[0].startswith("sam helped, but not against training as long without.")
 

@@ -101,18 +101,22 @@ def ratio(pairs: Sequence[tuple[float | None, float | None]], alpha: float) -> R
     >>> round(ratio([(2.0, 1.0), (4.0, 1.0)], 0.05).value, 3)
     2.828
     """
-    logs = [math.log(a / b) for a, b in pairs if a and b and 0 < a < math.inf and 0 < b < math.inf]
+    finite = [(a, b) for a, b in pairs if a and b and 0 < a < math.inf and 0 < b < math.inf]
+    logs = [math.log(a) - math.log(b) for a, b in finite]
     if not logs:
         return None
     mean, n = statistics.fmean(logs), len(logs)
     if n < 2:
-        return Ratio(math.exp(mean), None, None, n)
+        return Ratio(_exp(mean), None, None, n)
     from scipy.special import stdtrit
 
     half = float(stdtrit(n - 1, 1 - alpha / 2)) * statistics.stdev(logs) / math.sqrt(n)
-    # two seeds of an odd machine may give an interval beyond what a float holds
-    low, high = (math.exp(max(-700.0, min(700.0, mean + side * half))) for side in (-1, 1))
-    return Ratio(math.exp(mean), low, high, n)
+    return Ratio(_exp(mean), _exp(mean - half), _exp(mean + half), n)
+
+
+def _exp(log: float) -> float:
+    """A ratio from its logarithm; an odd machine may lead beyond what a float holds."""
+    return math.exp(max(-700.0, min(700.0, log)))
 
 
 def _done(rows: Mapping[int, Row]) -> dict[int, Row]:
