@@ -91,13 +91,24 @@ def _fine(
     about: About, task: Task, before: Stage, given: Sequence[Settings], share: float
 ) -> Stage:
     """The stage of fine-tuning that follows: a share of the one before, at a tenth of its rate."""
-    length = max(1, round(share * updates_of(before, task)))
-    stage = stage_of(about, task, given, length)
-    if about.schedule is not None and stage.schedule is None:  # a method brings its own
-        return stage
-    schedule = stage.schedule
+    stage = stage_of(about, task, given, fine_length(updates_of(before, task), share))
+    brings = about.schedule is not None and stage.schedule is None  # a method its own
+    return stage if brings else replace(stage, schedule=fine_schedule(stage.schedule))
+
+
+def fine_length(updates: int, share: float) -> int:
+    """The updates of a stage of fine-tuning that is a share of the one before."""
+    return max(1, round(share * updates))
+
+
+def fine_schedule(schedule: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The same shape at a tenth of the rate, without warm-up.
+
+    >>> fine_schedule("cosine")
+    {'name': 'cosine', 'warmup': 0.0, 'peak': 0.1}
+    """
     named = schedule if isinstance(schedule, Mapping) else {"name": schedule or "constant"}
-    return replace(stage, schedule={**named, "warmup": 0.0, "peak": FINE})
+    return {**named, "warmup": 0.0, "peak": FINE}
 
 
 def stage_of(

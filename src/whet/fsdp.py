@@ -164,7 +164,7 @@ T = TypeVar("T", bound=Tensor)
 
 def apart(tensors: list[T]) -> tuple[list[T], list[T]]:
     """Whole tensors and parts, which no one operation takes together."""
-    parts = [tensor for tensor in tensors if hasattr(tensor, "full_tensor")]
+    parts = [tensor for tensor in tensors if is_part(tensor)]
     if not parts:
         return tensors, []
     return [tensor for tensor in tensors if not is_part(tensor)], parts

@@ -10,7 +10,11 @@ from whet.study.plan import Arm
 FILES = {
     "__init__.py": '"""Package."""',
     "study/__init__.py": "",
-    "study/node.py": "from whet.core import step\nfrom whet.study.report import build",
+    "study/node.py": (
+        "from whet.core import step\nfrom whet.study import conditions\n"
+        "from whet.study.report import build"
+    ),
+    "study/conditions.py": "rate = 1",
     "study/report.py": "build = 1",
     "core.py": (
         '"""Doc."""\nfrom typing import TYPE_CHECKING\nfrom . import deep\n'
@@ -47,6 +51,7 @@ def codes(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: str) -> list[s
         ("methods/ema.py", "from whet import core\nz = 1", [False, True, False]),
         ("methods/fgm.py", "from whet import core\nz = 1", [False, False, True]),
         ("study/report.py", "build = 2", [False, False, False]),
+        ("study/conditions.py", "rate = 2", [True, True, True]),
         ("cli/__init__.py", "y = 2", [False, False, False]),
         ("core.py", FILES["core.py"].replace("Doc", "Text") + "  # why", [False, False, False]),
     ],

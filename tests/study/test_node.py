@@ -15,7 +15,8 @@ from whet import tasks
 from whet.metrics import METRICS
 from whet.stopping import Terminated
 from whet.study import node, worker
-from whet.study.clock import Clock, joined, weighted
+from whet.study.clock import Clock
+from whet.study.paces import joined, mean
 from whet.study.plan import Node
 from whet.study.store import Store
 from whet.tasks import digits
@@ -144,13 +145,13 @@ def test_the_time_of_a_part_counts_as_long_as_the_part_is() -> None:
     assert clock.median() == 1.0
     paces = clock.paces([0.0, 0.75, 1.0])
     assert paces == [[0.0, 0.75, 1.0], [0.75, 1.0, 4.0]]
-    assert weighted(paces) == pytest.approx(0.75 * 1.0 + 0.25 * 4.0)
+    assert mean(paces) == pytest.approx(0.75 * 1.0 + 0.25 * 4.0)
     clock.gaps = clock.gaps[6:]  # resumed late: nothing is known of the first part
-    assert weighted(clock.paces([0.0, 0.75, 1.0])) == pytest.approx(4.0)
+    assert mean(clock.paces([0.0, 0.75, 1.0])) == pytest.approx(4.0)
     assert joined([[0.0, 0.75, 1.0]], clock.paces([0.0, 1.0])) == [
         [0.0, 0.75, 1.0], [0.75, 1.0, 4.0]
     ]  # fmt: skip
-    assert Clock().median() == weighted([]) == 0.0
+    assert Clock().median() == mean([]) == 0.0
 
 
 def test_every_part_of_training_is_rehearsed(tmp_path: Path) -> None:
@@ -207,3 +208,9 @@ def test_a_node_that_is_asked_to_end_leaves_a_checkpoint_and_no_row(
     monkeypatch.setattr(Clock, "updated", lambda clock, run: seen.append(run.updates))
     assert worker.run(job, store, "whet.study.node:train", 1, quiet=False)["status"] == "done"
     assert seen == list(range(8, 13))
+
+
+def test_a_stage_that_follows_counts_as_long_as_it_is() -> None:
+    parts = [[0.0, 1.0, 1.0], [1.0, 2.0, 4.0]]
+    assert mean(parts, after=0.25) == pytest.approx((1.0 + 0.25 * 4.0) / 1.25)
+    assert mean(parts[:1], after=0.0) == mean(parts[:1]) == 1.0

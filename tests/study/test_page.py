@@ -260,3 +260,27 @@ class TestLeaving:
         assert "no effect of leaving one out on m is shown" in wording.leaving(
             [self.one("x", statistics.NONE, 0.0)], "m"
         )
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ([("ema", 1, False, "baseline")], "Baseline and 1 method, each alone"),
+        (
+            [("baseline@after", 0, True, "baseline"), ("ema@after", 1, True, "baseline@after")],
+            "Baseline and 1 method, each alone",
+        ),
+        (
+            [("baseline@x2", 0, False, "baseline"), ("sam", 1, False, "baseline"),
+             ("all", 2, False, "baseline"), ("all without sam", 1, False, "all")],
+            "Baseline, 1 arm of one method, 1 arm of several and 1 that lacks one of them",
+        ),
+    ],
+)  # fmt: skip
+def test_controls_are_no_methods(arms: list[tuple[str, int, bool, str]], said: str) -> None:
+    made = [{"name": BASELINE, "methods": []}]
+    for name, count, after, reference in arms:
+        methods = [{"name": "ema"}] * count
+        made.append({"name": name, "methods": [] if after else methods, "reference": reference,
+                     "after": methods if after else None})  # fmt: skip
+    assert report._design({"arms": made, "design": "both"}) == said

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 from whet.callback import Callback
 from whet.run import Run
-
-Paces = list[list[float]]  # [where a part begins, where it ends, seconds per update]
+from whet.study.paces import Paces
 
 
 class Clock(Callback):
@@ -37,21 +36,6 @@ class Clock(Callback):
         """The median gap of each part between cuts that this process saw something of."""
         parts = [(a, b, [gap for at, gap in self.gaps if a < at < b]) for a, b in pairwise(cuts)]
         return [[a, b, _median(gaps)] for a, b, gaps in parts if gaps]
-
-
-def joined(before: Paces, here: Paces) -> Paces:
-    """The parts of a training, of which a trunk saw the first and this process the last.
-
-    A part that both saw something of is cut where the trunk ended.
-    """
-    ends = max((b for _, b, _ in before), default=0.0)
-    return [*before, *([max(a, ends), b, pace] for a, b, pace in here if b > ends)]
-
-
-def weighted(paces: Paces) -> float:
-    """The mean pace of a training, each part by its length."""
-    length = sum(b - a for a, b, _ in paces)
-    return sum((b - a) * pace for a, b, pace in paces) / length if length else 0.0
 
 
 def _median(gaps: Sequence[float]) -> float:

@@ -20,12 +20,12 @@ from whet.errors import InputError
 from whet.study import files, shapes, statistics, trie, wording
 from whet.study.plan import BASELINE, Arm, Node, Row, canonical
 from whet.study.rehearsal import Run
+from whet.study.request import Request
 from whet.study.statistics import FEWEST, HELPS, HURTS, Comparison
 from whet.study.store import Store
 
 if TYPE_CHECKING:
     from whet.study.prepare import Planner
-from whet.study.request import Request
 
 FOLDER, PLAN = "confirmation", "plan.json"
 FIRST = 2000  # far from the seeds of studies and of tuning

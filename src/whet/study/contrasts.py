@@ -46,7 +46,7 @@ def crossed(*names: str) -> str:
 
 def compared(
     rows: Iterable[Row], contrasts: Mapping[str, Weights], metric: str, higher_is_better: bool,
-    confidence: float = 0.95,
+    confidence: float = 0.95, margin: float | None = None,
 ) -> list[Comparison]:  # fmt: skip
     """Every contrast with its interval, as one family; positive where the metric is better.
 
@@ -58,6 +58,7 @@ def compared(
         metric: what is compared, on the judge part.
         higher_is_better: its direction.
         confidence: of the intervals.
+        margin: the largest difference that does not matter, if one was said.
 
     >>> rows = [{"arm": arm, "seed": seed, "status": "done", "metrics": {"judge": {"acc": value}}}
     ...         for arm, values in {"0": (0.5, 0.6), "a": (0.6, 0.7), "b": (0.7, 0.8),
@@ -79,7 +80,10 @@ def compared(
     ]
     there = {row["seed"] for row in made}
     nothing = [_result(NOTHING, seed, {metric: 0.0}, dict.fromkeys(RATIOS, 1.0)) for seed in there]
-    return statistics.paired([*nothing, *made], metric, higher_is_better, NOTHING, confidence)
+    return statistics.paired(
+        [*nothing, *made], metric, higher_is_better, NOTHING, confidence, margin=margin,
+        placements={name: statistics.placement({"name": name}) for name in contrasts},
+    )  # fmt: skip
 
 
 def _row(name: str, seed: int, parts: Sequence[tuple[float, Row]], metric: str) -> Row:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from whet.study import statistics, wording
+from whet.study.paces import mean
 from whet.study.plan import BASELINE, Arm, Row
 from whet.study.statistics import FEWEST, HELPS, HURTS, TOO_FEW, Comparison
 from whet.study.timetable import Cost
@@ -66,10 +67,7 @@ def _seconds(row: Row | None, arm: Arm | None) -> float:
         return 0.0
     paces = row.get("paces") or []
     own = [pace for pace in paces if pace[0] >= 1.0] if arm and arm.after is not None else paces
-    length = sum(b - a for a, b, _ in own)
-    if length:
-        return float(sum((b - a) * pace for a, b, pace in own) / length)
-    return float(row.get("seconds_per_update") or 0.0)
+    return mean(own) or float(row.get("seconds_per_update") or 0.0)
 
 
 def _plain(arm: Arm) -> str:

@@ -93,6 +93,8 @@ def _contrasts(study: Mapping[str, Any], rows: Sequence[Row], confidence: float)
     for key, weights in (study.get("contrasts") or {}).items():
         kind, at, where = key.partition("@")
         title = TITLES.get(kind, kind) + (f", {where}" if at else "")
-        compared = contrasts.compared(rows, weights, metric, higher, confidence)
+        compared = contrasts.compared(
+            rows, weights, metric, higher, confidence, study.get("margin")
+        )
         made.append(Family(key, title, MEANINGS.get(kind, ""), compared))
     return [each for each in made if each.comparisons]

@@ -22,6 +22,11 @@ from whet.study.plan import canonical
 
 PACKAGE = Path(__file__).parents[1]
 TRAINING = "whet.study.node"
+DECIDE = (
+    TRAINING,
+    "whet.study.conditions",
+    "whet.study.riders",
+)  # of a study's modules, on results
 DECIDING = ("torch", "numpy", "scikit-learn")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -147,7 +152,7 @@ def reached(starts: Iterable[str]) -> dict[str, Path]:
 def _apart(name: str) -> bool:
     """Planning, keeping and showing do not change what is trained."""
     first, second, *_ = *name.split("."), ""
-    return first != "whet" or second == "cli" or (second == "study" and name != TRAINING)
+    return first != "whet" or second == "cli" or (second == "study" and name not in DECIDE)
 
 
 def _file(name: str) -> Path | None:

@@ -18,14 +18,13 @@ from whet import composition, objectives, parsing, predict, resume, sources, spa
 from whet import device as devices
 from whet import metrics as measures
 from whet.branching import Untold, branch
-from whet.composition import companions
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
 from whet.predict import Predictor
 from whet.riding import Rider
 from whet.run import Run
 from whet.sources import Source
-from whet.study import conditions, riders
-from whet.study.clock import Clock, joined, weighted
+from whet.study import conditions, paces, riders
+from whet.study.clock import Clock
 from whet.study.memory import Peak
 from whet.study.plan import Node, Row, Settings
 from whet.study.trie import span
@@ -82,7 +81,7 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
     source = conditions.source(node)
     device = str(node.options.get("device", "cpu"))
     peak, clock = Peak(torch.device(device)), Clock()
-    given, run = _composed(source, node, folder, device, riders.made(node, companions))
+    given, run = _composed(source, node, folder, device, riders.made(node))
     total = run.stack.run.total or 1
     run.evaluate_every = run.checkpoint_every = max(1, total // EVALUATIONS)
     before = _branched(run, node, folder)
@@ -90,18 +89,18 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
     until = None if node.until is None else spans.cut(node.until, total)
     run.callbacks += [] if until is None else [Untold(until)]
     run.fit(until)
-    paces = joined(before.get("paces", []), clock.paces(_cuts(node)))
+    seen = paces.joined(before.get("paces", []), clock.paces(_cuts(node)))
     row: Row = {
         "settings": given,
         "curve": [{"update": row["update"], "metrics": row["metrics"]} for row in run.history],
-        "updates": run.updates, "seconds_per_update": weighted(paces), "paces": paces,
-        "explain": run.stack.explain(),
+        "updates": run.updates, "seconds_per_update": paces.mean(seen, _share(node)),
+        "paces": seen, "explain": run.stack.explain(),
         "peak_memory": max(filter(None, (peak.bytes(), before.get("peak_memory"))), default=None),
         "environment": environment() | {"device": _device_name(run.device)},
     }  # fmt: skip
     if until is not None:
         return row
-    beside = riders.rows(node, run, row, _judged, companions)
+    beside = riders.rows(node, run, row, _share(node), _judged)
     return row | _judged(run, run.predictor()) | ({"riders": beside} if beside else {})
 
 
@@ -133,10 +132,10 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
         run.fit(until=min(count, run.stack.run.total or count))
         parts.append((a, b, run, clock))
     last = parts[-1][2]
-    paces = [[a, b, clock.median()] for a, b, _, clock in parts]
+    seen = [[a, b, clock.median()] for a, b, _, clock in parts]
     return _judged(last, last.predictor()) | {
         "updates": count * len(parts), "explain": last.stack.explain(),
-        "seconds_per_update": weighted(paces), "paces": paces,
+        "seconds_per_update": paces.mean(seen, _share(node)), "paces": seen,
         "state_bytes": max(_bytes(run.state_dict()) for _, _, run, _ in parts),
     }  # fmt: skip
 
@@ -198,9 +197,14 @@ def _composed(
 ) -> tuple[list[Settings], Run]:
     return composition.compose(
         source, node.methods, node.seed, updates=node.options.get("updates"), after=node.after,
-        share=float(node.options.get("after", 0.0)), folder=folder, device=device, keep=1,
+        share=_share(node), folder=folder, device=device, keep=1,
         log=None, callbacks=beside,
     )  # fmt: skip
+
+
+def _share(node: Node) -> float:
+    """How long the stage that follows is, of the first one's length."""
+    return float(node.options.get("after", 0.0))
 
 
 def _device_name(device: torch.device) -> str:

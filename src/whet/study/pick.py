@@ -30,7 +30,6 @@ from whet.study.statistics import HELPS, Comparison
 
 FILE = "recipe.py"
 NOTHING = "Nothing was shown to help. This is the baseline."
-FINE = 0.1  # of the rate: what a stage that follows begins from, as in the study
 
 
 @dataclass(frozen=True)
@@ -220,14 +219,14 @@ def _later(
     arm: str,
 ) -> dict[str, Any]:
     """The stage of fine-tuning that follows, as in the study's runs."""
+    from whet import composition
+
     share = next(node["options"]["after"] for node in study["nodes"] if node["arm"] == arm)
     stage = _stage(study, methods)
-    schedule = stage.get("schedule")
-    length = max(1, round(share * first["updates"]))
-    if study["task"]["stage"]["schedule"] is not None and schedule is None:
-        return {**stage, "updates": length}  # a method brings its own
-    named = {"name": schedule or "constant"} if not isinstance(schedule, dict) else schedule
-    return {**stage, "updates": length, "schedule": {**named, "warmup": 0.0, "peak": FINE}}
+    stage["updates"] = composition.fine_length(first["updates"], share)
+    if study["task"]["stage"]["schedule"] is not None and "schedule" not in stage:
+        return stage  # a method brings its own
+    return {**stage, "schedule": composition.fine_schedule(stage.get("schedule"))}
 
 
 def _call(name: str, given: Mapping[str, Any], indent: str = "") -> str:

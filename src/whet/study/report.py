@@ -150,13 +150,12 @@ def _memory(rows: Sequence[Row], comparisons: Iterable[Comparison]) -> dict[str,
 
 def _design(study: Mapping[str, Any]) -> str:
     """Which arms there are, in a sentence's beginning."""
-    against = [arm.get("reference") or BASELINE for arm in study["arms"]]
-    sizes = [
-        len(arm["methods"])
-        for arm, other in zip(study["arms"], against, strict=True)
-        if other == BASELINE and arm["name"] != BASELINE
-    ]
-    alone, lacking = sum(size < 2 for size in sizes), sum(other != BASELINE for other in against)
+    about = {arm["name"]: [*arm["methods"], *(arm.get("after") or ())] for arm in study["arms"]}
+    held = {arm["name"]: arm.get("reference") or BASELINE for arm in study["arms"]}
+    # who is held against an arm with methods lacks one of them; who has none is a control
+    sizes = [len(those) for name, those in about.items() if those and not about.get(held[name])]
+    alone = sum(size == 1 for size in sizes)
+    lacking = sum(bool(those and about.get(held[name])) for name, those in about.items())
     if study.get("contrasts"):
         return f"A study of the design `{study['design']}`, {len(study['arms'])} arms"
     if alone == len(sizes) and not lacking:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 from whet import methods
+from whet.composition import companions
 from whet.method import Placement
 from whet.predict import Predictor
 from whet.riding import Rider, carries
 from whet.run import Run
+from whet.study import paces
 from whet.study.plan import Node, Row, Settings
 
-Companions = Callable[[Sequence[Settings]], list[Settings]]
 Judge = Callable[[Run, Predictor], dict[str, Any]]
 
 
@@ -26,27 +28,28 @@ def takes_along(given: Sequence[Settings]) -> bool:
     return carries([methods.make(settings) for settings in given])
 
 
-def made(node: Node, companions: Companions) -> list[Rider]:
+def made(node: Node) -> list[Rider]:
     """The riders of a node, with the companions that their methods must not stand without."""
-    return [_rider(each, companions) for each in node.riders]
+    return [_rider(each) for each in node.riders]
 
 
-def _settings(node: Node, companions: Companions) -> list[Settings]:
+def _settings(node: Node) -> list[Settings]:
     own = node.methods if node.after is None else node.after
     return [*own, *companions(own)]
 
 
-def _rider(node: Node, companions: Companions) -> Rider:
-    every = _settings(node, companions)
+def _rider(node: Node) -> Rider:
+    every = _settings(node)
     own = [methods.make(settings) for settings in every if looks_on(settings)]
     beside = {str(each["name"]) for each in companions(node.methods or node.after or ())}
     return Rider(node.key, own, 0 if node.after is None else 1, beside)
 
 
-def rows(node: Node, run: Run, row: Row, judge: Judge, companions: Companions) -> dict[str, Row]:
+def rows(node: Node, run: Run, row: Row, after: float, judge: Judge) -> dict[str, Row]:
     """What the riders of a trained node came to, by the keys of their own nodes.
 
-    Those that had to miss a part of the training have none: they are trained by themselves.
+    Each takes the host's time and its own, the mean over the updates that it saw. Those that had to
+    miss a part of the training have none: they are trained by themselves.
     """
     riders = {each.key: each for each in run.callbacks if isinstance(each, Rider)}
     found = {}
@@ -55,15 +58,15 @@ def rows(node: Node, run: Run, row: Row, judge: Judge, companions: Companions) -
         if not rider.rides or rider.missed:
             continue
         present = {method.key for method in rider.methods}
-        settings = [s for s in _settings(each, companions)
+        settings = [s for s in _settings(each)
                     if not looks_on(s) or _key(s) in present]  # fmt: skip
-        spent = sorted(rider.seconds)[(len(rider.seconds) - 1) // 2] if rider.seconds else 0.0
-        paces = [[a, b, pace + spent] for a, b, pace in row["paces"]]
-        pace = row["seconds_per_update"] + spent
+        own = fmean(rider.seconds or [0.0])
+        parts = [[a, b, pace + own * (b > rider.stage)] for a, b, pace in row["paces"]]
         about = {
             "arm": each.arm, "seed": each.seed, "key": each.key, "status": "done", "reason": None,
             "settings": settings, "curve": rider.history, "explain": rider.explain(run),
-            "seconds": sum(rider.seconds), "paces": paces, "seconds_per_update": pace,
+            "seconds": sum(rider.seconds), "paces": parts,
+            "seconds_per_update": paces.mean(parts, after),
             "peak_memory": None, "rode_on": node.arm,
         }  # fmt: skip
         found[each.key] = row | about | judge(run, rider.predictor(run))

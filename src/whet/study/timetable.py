@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from whet.study import trie
+from whet.study import paces, trie
 from whet.study.plan import Arm, Node
 
 FINAL = 2  # of the evaluations are at the end of an arm: the judge and the select part
@@ -31,10 +31,7 @@ class Cost:
 
         `after` is how long the stage that follows is, of the first one's length.
         """
-        parts = self.paces or [[0.0, 2.0, self.update]]
-        cut = [[max(a, c), min(b, d), pace] for c, d, pace in parts]
-        first = sum(max(0.0, min(d, 1.0) - c) * pace for c, d, pace in cut)
-        return first + after * sum(max(0.0, d - max(c, 1.0)) * pace for c, d, pace in cut)
+        return paces.seconds(self.paces or [[0.0, 2.0, self.update]], a, b, after)
 
 
 class Timetable:
