@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from whet.batch import Batch
 from whet.embedding import Call, Shift
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
-from whet.method import InnerForward, Method, method
+from whet.method import InnerForward, Method, by_settings, method
 from whet.settings import choice, number
 from whet.training import Training
 from whet.world import World
@@ -80,7 +81,7 @@ class Tables(Vectors):
         def move(deltas: Sequence[Tensor | None]) -> None:
             for table, delta in zip(self._tables.values(), deltas, strict=True):
                 if delta is not None and table in saved:
-                    torch.add(saved[table], delta, out=table)
+                    table.copy_(saved[table] + delta)
                 elif delta is not None:
                     saved[table] = table.detach().clone()
                     table.add_(delta)
@@ -153,6 +154,14 @@ class Perturbation(Method):
     at: str = "*"
     exclude: tuple[str, ...] = embedding.NOT_WORDS
     weight: float = number(default=1.0, low=0.0)  # by keyword, for type checkers
+
+    whole_weights: ClassVar[bool | str] = by_settings(
+        lambda moved: (
+            moved.scope == "table"
+            and moved.across == "local"
+            and "across='global', or scope='output' or 'example'"
+        )
+    )
 
     def __post_init__(self) -> None:
         self._model: nn.Module | None = None

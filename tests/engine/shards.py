@@ -19,7 +19,7 @@ from whet import fsdp, seeding
 from whet.batch import Batch
 from whet.forward import Forward
 from whet.method import InnerForward, Layer, Method, method
-from whet.methods import EMA, FGM, SAM, SWA, ClipGradNorm, FreeLB, LabelSmoothing, Lookahead
+from whet.methods import EMA, FGM, PGD, SAM, SWA, ClipGradNorm, FreeLB, LabelSmoothing, Lookahead
 from whet.run import Run
 from whet.stage import Recipe, Stage
 from whet.task import Task
@@ -30,6 +30,7 @@ MADE = [EMA(0.9), Lookahead(k=2), LabelSmoothing(0.1)]
 VARIANTS = {
     "adaptive": SAM(0.5, adaptive=True, across="global"),
     "debias": EMA(0.9, warmup="debias", buffers="average"), "swa": SWA(after=0.3, lr=None),
+    "pgd of examples": PGD(scope="example"),
 }  # fmt: skip
 UNEVEN = {"batch_size": 13, "accumulate": 2, "coupled": False, "evaluate_every": 2}
 

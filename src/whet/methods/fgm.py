@@ -11,7 +11,7 @@ from torch import nn
 from whet import modes
 from whet.embedding import sized
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, Layer, Resource, by_settings, method
+from whet.method import Card, InnerBackward, Layer, Resource, method
 from whet.perturbation import Perturbation
 from whet.training import Training
 from whet.world import World
@@ -68,13 +68,6 @@ class FGM(Perturbation):
     name: ClassVar[str] = "fgm"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
-    whole_weights: ClassVar[bool | str] = by_settings(
-        lambda fgm: (
-            fgm.scope == "table"
-            and fgm.across == "local"
-            and "across='global', or scope='output' or 'example'"
-        )
-    )
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     card: ClassVar[Card] = Card(
         title="Adversarial embeddings (FGM)", paper="arXiv:1605.07725",

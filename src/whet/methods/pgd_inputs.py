@@ -100,6 +100,7 @@ class PGDInputs(Method):
     scope: ClassVar[str] = "inputs"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"clean_weight": 1.0}
     card: ClassVar[Card] = Card(
         title="Adversarial training (PGD, FGSM)", paper="arXiv:1706.06083",

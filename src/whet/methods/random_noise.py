@@ -15,7 +15,7 @@ from whet.batch import Batch
 from whet.embedding import sized
 from whet.errors import InputError
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, InnerForward, Layer, Resource, method
+from whet.method import Card, InnerBackward, InnerForward, Layer, Resource, by_settings, method
 from whet.perturbation import Perturbation
 from whet.settings import choice, fields, number
 from whet.training import Training
@@ -113,6 +113,9 @@ class RandomNoise(Perturbation):
     name: ClassVar[str] = "random_noise"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    whole_weights: ClassVar[bool | str] = by_settings(
+        lambda noise: noise.scope == "table" and "scope='output', 'example' or 'inputs'"
+    )
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     card: ClassVar[Card] = Card(
         title="Random noise, the control of attacks", paper="arXiv:1605.07725",
