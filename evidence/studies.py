@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from whet.code_files import load_file
+from whet.code_files import imported
 
 HERE = Path(__file__).parent
 TASKS, RESULTS = HERE / "tasks", HERE / "results"
@@ -59,7 +59,7 @@ def references() -> None:
     """What each reference reaches on the judge parts of the studies' seeds."""
     found = {}
     for name in COMMANDS:
-        module = load_file(TASKS / f"{name}.py")
+        module = imported(TASKS / f"{name}.py", "it is one of the evidence")
         values = [module.reference(seed) for seed in range(SEEDS)]
         found[name] = {"reference": module.REFERENCE, "values": values}
         print(name, module.REFERENCE, values)
@@ -68,9 +68,8 @@ def references() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    asked = sys.argv[1:]
-    if "--references" in asked:
+    if sys.argv[1:] == ["--references"]:
         references()
-    for each in asked or COMMANDS:
-        if each != "--references":
+    else:
+        for each in sys.argv[1:] or COMMANDS:
             run(each)
