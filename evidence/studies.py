@@ -24,6 +24,8 @@ SEEDS = 5
 # A margin is the largest gain that does not matter, stated beforehand: half a point of accuracy, a
 # fifth of a point of AUC, one point of average precision, which depends on few positives.
 EVERY = ["--seeds", str(SEEDS), "--tune-baseline", "5", "--jobs", "2"]
+PARTS = ["--when", "start,whole,end", "--methods"]
+TEMPERATURES = "distillation:temperature=1|2|5|10"
 COMMANDS = {
     "mammography": [*EVERY, "--margin", "0.01", "--equal-time"],
     "adult": [*EVERY, "--margin", "0.002", "--equal-time"],
@@ -33,15 +35,21 @@ COMMANDS = {
     "fashion_mnist": [*EVERY, "--margin", "0.005"],
     "cifar10": [*EVERY, "--margin", "0.005"],
     "thucnews": [*EVERY, "--margin", "0.005"],
+    "small_student": [*EVERY, "--margin", "0.005", "--methods", TEMPERATURES],
+    "ag_news_adversarial": [*EVERY, "--margin", "0.005", *PARTS, "fgm,pgd,random_noise"],
+    "intents_adversarial": [*EVERY, "--margin", "0.005", *PARTS, "fgm,pgd,random_noise"],
+    "few_labels": [*EVERY, "--margin", "0.005", *PARTS, "fixmatch:mu=2,fixmatch:mu=2:control=true"],
 }
 
 
 def run(name: str) -> None:
     """Conduct a study, or what is missing of it, and keep its results."""
-    task = Path("evidence") / "tasks" / f"{name}.py"
+    task = Path("evidence") / "tasks" / f"{name.removesuffix('_adversarial')}.py"
     program = [sys.executable, "-c", "from whet.cli import main; main()"]
     subprocess.run(  # noqa: S603 - this project's own program
-        [*program, "study", str(task), *COMMANDS[name]], cwd=HERE.parent, check=True
+        [*program, "study", str(task), *COMMANDS[name], "--out", f"whet-studies/{name}"],
+        cwd=HERE.parent,
+        check=True,
     )
     keep(name)
 
