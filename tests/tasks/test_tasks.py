@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import whet
-from whet import methods, tasks
+from whet import embedding, methods, tasks
 from whet.batch import leaves
 from whet.data import Columns, Vocabulary, load, split
+from whet.errors import NotApplicable
 from whet.run import Run
 from whet.stage import Stage
 from whet.task import Task
@@ -236,3 +237,10 @@ def test_every_method_is_compared_or_left_out_with_a_reason(name: str) -> None:
     about = tasks.load(name).ABOUT
     assert {*about.methods, *about.left_out} == {*methods.registry()}
     assert not {*about.methods} & {*about.left_out}
+
+
+def test_a_table_of_numbers_alone_has_no_embedding_to_attack() -> None:
+    net = churn.TableNet([], numbers=3, classes=2).eval()
+    assert net(torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, 3)).shape == (2, 2)
+    with pytest.raises(NotApplicable, match=r"no nn\.Embedding"):
+        embedding.modules(net, "*", (), "fgm")

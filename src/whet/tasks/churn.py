@@ -80,7 +80,8 @@ class TableNet(nn.Module):
         # one table for all columns, in which each begins where the one before it ends
         begins = np.cumsum([0, *cardinalities[:-1]]) if cardinalities else np.zeros(0, np.int64)
         self.register_buffer("offsets", torch.from_numpy(begins.astype(np.int64)))
-        self.categories = nn.Embedding(max(sum(cardinalities), 1), size)
+        # a table that nothing is looked up in would be one that attacks on embeddings move in vain
+        self.categories = nn.Embedding(sum(cardinalities), size) if cardinalities else None
         self.layers = nn.Sequential(
             nn.Linear(size * len(cardinalities) + numbers, width, bias=False),
             nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout),
@@ -91,8 +92,10 @@ class TableNet(nn.Module):
 
     def forward(self, categories: Tensor, numbers: Tensor) -> Tensor:
         """Categories `(N, K)` and numbers `(N, M)` to logits `(N, C)`."""
-        embedded = self.categories(categories + self.offsets).flatten(1)
-        logits: Tensor = self.head(self.layers(torch.cat([embedded, numbers], 1)))
+        x = numbers
+        if self.categories is not None:
+            x = torch.cat([self.categories(categories + self.offsets).flatten(1), numbers], 1)
+        logits: Tensor = self.head(self.layers(x))
         return logits
 
 
