@@ -1,0 +1,95 @@
+"""`python -m evidence.claims` writes docs/claims.md: what the studies say of what is claimed.
+
+The numbers are those of the studies' verdicts; the conclusions were written after they were seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "claims.md"
+MAIN = (
+    "fashion_mnist", "cifar10", "fsdd", "intents", "ag_news", "thucnews", "adult", "mammography",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and how it was put to the test.
+
+    Args:
+        said: the claim.
+        hypothesis: what would have to be seen.
+        control: what the arms are held against.
+        arms: of a study, those that speak of the claim, by the study's name.
+        conclusion: what was seen.
+        missing: why it cannot be tested yet.
+    """
+
+    said: str
+    hypothesis: str = ""
+    control: str = "the baseline of the same seed, at its tuned rate"
+    arms: Mapping[str, Sequence[str]] | None = None
+    conclusion: str = ""
+    missing: str = ""
+
+
+def everywhere(*arms: str) -> dict[str, Sequence[str]]:
+    return dict.fromkeys(MAIN, arms)
+
+
+def page(claims: Sequence[Claim]) -> str:
+    """The page as Markdown."""
+    lines = [
+        "# What is claimed, and what was found", "",
+        "Each claim of the articles that whet grew out of is a study here: a hypothesis, data, a "
+        "control, and a verdict that may be \"not shown\". Small networks, minutes of training on "
+        "one core, at least 5 paired seeds, the baseline's learning rate tuned first: a verdict is "
+        "about these tasks. Gains are positive where the method is better, with 95 % intervals; "
+        "verdicts allow for the number of arms in their study (Holm). [How verdicts are "
+        "reached](statistics.md). Numbers and reports lie in `evidence/results`; "
+        "`python -m evidence.studies NAME` makes them anew, and `python -m evidence.claims` this "
+        "page.", "",
+    ]  # fmt: skip
+    for claim in claims:
+        lines += [f"## {claim.said}", ""]
+        if claim.missing:
+            lines += [f"Cannot be tested yet: {claim.missing}", ""]
+            continue
+        assert claim.arms is not None
+        lines += [f"*Hypothesis*: {claim.hypothesis} *Control*: {claim.control}.", ""]
+        lines += ["| study | metric | arm | gain | 95 % interval | time per update | verdict |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [row for study, arms in claim.arms.items() for row in rows(study, arms)]
+        names = " ".join(claim.arms)
+        lines += ["", f"**{claim.conclusion}**", "", f"`python -m evidence.studies {names}`", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def rows(study: str, arms: Sequence[str]) -> Iterator[str]:
+    """A table's rows for arms of a study; an arm that was not tried there has none."""
+    verdicts = json.loads((HERE / "results" / study / "verdicts.json").read_text())
+    metric = verdicts["metric"].replace("_", " ")
+    for each in (e for arm in arms for e in verdicts["comparisons"] if e["arm"] == arm):
+        step = ((each["cost"] or {}).get("step") or {}).get("value")
+        yield (
+            f"| {study} | {metric} | {each['arm'].replace('|', ' or ')} | {signed(each['gain'])} "
+            f"| {signed(each['low'])} to {signed(each['high'])} "
+            f"| {'–' if step is None else f'{step:.2f}×'} | {each['verdict']} |"
+        )
+
+
+def signed(value: Any) -> str:
+    return "–" if value is None else f"{value:+.4f}".replace("-", "−")
+
+
+if __name__ == "__main__":
+    from evidence.claimed import CLAIMED
+
+    PAGE.write_text(page(CLAIMED), encoding="utf-8")
+    print(f"written: {PAGE}")
