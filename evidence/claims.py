@@ -17,6 +17,16 @@ MAIN = (
     "fashion_mnist", "cifar10", "fsdd", "intents", "ag_news", "thucnews", "adult", "mammography",
 )  # fmt: skip
 
+ABOUT = (
+    "Each claim of the articles that whet grew out of is a study here: a hypothesis, data, a "
+    'control, and a verdict that may be "not shown". Small networks, seconds of training on one '
+    "core, at least 5 paired seeds, the baseline's learning rate tuned first: a verdict is about "
+    "these tasks. Gains are positive where the method is better, with 95 % intervals; verdicts "
+    "allow for the number of arms in their study (Holm). [How verdicts are reached]"
+    "(statistics.md). Numbers and reports lie in `evidence/results`; `python -m evidence.studies "
+    "NAME` makes them anew, and `python -m evidence.claims` this page."
+)
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -45,17 +55,7 @@ def everywhere(*arms: str) -> dict[str, Sequence[str]]:
 
 def page(claims: Sequence[Claim]) -> str:
     """The page as Markdown."""
-    lines = [
-        "# What is claimed, and what was found", "",
-        "Each claim of the articles that whet grew out of is a study here: a hypothesis, data, a "
-        "control, and a verdict that may be \"not shown\". Small networks, minutes of training on "
-        "one core, at least 5 paired seeds, the baseline's learning rate tuned first: a verdict is "
-        "about these tasks. Gains are positive where the method is better, with 95 % intervals; "
-        "verdicts allow for the number of arms in their study (Holm). [How verdicts are "
-        "reached](statistics.md). Numbers and reports lie in `evidence/results`; "
-        "`python -m evidence.studies NAME` makes them anew, and `python -m evidence.claims` this "
-        "page.", "",
-    ]  # fmt: skip
+    lines = ["# What is claimed, and what was found", "", ABOUT, ""]
     for claim in claims:
         lines += [f"## {claim.said}", ""]
         if claim.missing:
