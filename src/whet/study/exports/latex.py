@@ -27,8 +27,8 @@ LETTERS = {
     "`": r"\textasciigrave{}",
     # a line of a table ends with \\, which takes these for its own
     "[": "{[}", "]": "{]}", "*": "{*}",
-    wording.MINUS: "$-$", wording.TIMES: r"$\times$", wording.NOTHING: "--",
-    "\N{EM DASH}": "---", "…": r"\dots{}", "\N{NO-BREAK SPACE}": "~", "√": r"$\surd$",
+    wording.MINUS: "$-$", wording.TIMES: r"$\times$", wording.NOTHING: r"\textendash{}",
+    "\N{EM DASH}": r"\textemdash{}", "…": r"\dots{}", "\N{NO-BREAK SPACE}": "~", "√": r"$\surd$",
     "µ": r"\textmu{}", "μ": r"\textmu{}", "≥": r"$\geq$", "≤": r"$\leq$", "±": r"$\pm$",
     "λ": r"$\lambda$", "β": r"$\beta$", "α": r"$\alpha$", "ε": r"$\varepsilon$",
 }  # fmt: skip

@@ -93,9 +93,9 @@ def coloured(figure: Figure) -> None:
     """Give every part of a figure its colour in print in place of the stand-in."""
     from matplotlib.colors import to_hex
 
-    every = figure.findobj()
-    every += [text.arrow_patch for text in every if getattr(text, "arrow_patch", None)]
-    for artist in every:
+    found = figure.findobj()
+    lines = [getattr(each, "arrow_patch", None) for each in found]  # which no artist has for child
+    for artist in [*found, *filter(None, lines)]:
         for part in PARTS:
             get, put = (getattr(artist, f"{verb}_{part}", None) for verb in ("get", "set"))
             now = get() if get and put else None

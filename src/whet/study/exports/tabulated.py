@@ -66,7 +66,9 @@ def _screening(each: Comparison) -> str:
 
 
 def _lost(comparisons: Iterable[Comparison]) -> list[str]:
-    return [f"{each.arm}: {wording.lost(each)}." for each in comparisons if each.n and each.left_out]
+    return [
+        f"{each.arm}: {wording.lost(each)}." for each in comparisons if each.n and each.left_out
+    ]
 
 
 def _costs(key: str, order: Sequence[Comparison], head: str) -> list[Table]:
