@@ -149,6 +149,9 @@ def test_wild_numbers_are_drawn(data: st.DataObject) -> None:
             if data.draw(st.booleans()):
                 put_row(store, node, json.dumps(data.draw(wild(row))).encode())
         told(Path(home))
+        with only_whet_errors():
+            for path in conduct.again(Path(home)).export("figures"):
+                assert path.stat().st_size < 4_000_000
 
 
 @fuzz(25)

@@ -191,5 +191,6 @@ def _late(lines: Curves) -> tuple[float, float]:
     """A vertical range that shows where arms end apart: that of the second half of training."""
     last = max(points[-1][0] for points in lines.values() if points)
     late = [value for points in lines.values() for update, value in points if update >= last / 2]
-    room = 0.15 * (max(late) - min(late)) or 0.05
+    spread, rounding = max(late) - min(late), 1e-9 * max(map(abs, late))
+    room = 0.15 * spread if spread > rounding else max(0.05, rounding)
     return min(late) - room, max(late) + room
