@@ -1,5 +1,6 @@
 """The report in Markdown, read by a parser of Markdown: no name changes how it is read."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from markdown_it.token import Token
 from tests.safety.mutations import fuzz
 from tests.study import invented
 from whet.study import wording
+from whet.study.conduct import Evidence
 from whet.study.exports import markdown
 from whet.study.exports.tabulated import Table
 
@@ -123,7 +125,15 @@ def test_the_report_has_every_section(tmp_path: Path) -> None:
     assert "The best is the outermost that was tried." in text
     assert "- **fgm** not tried: no embeddings" in text
     assert "- **sam** failed (seed 2): RuntimeError: ema broke" in text
-    assert text.index("improve") < text.index("## Gain over the baseline")
+
+
+def test_the_verdicts_stand_first_a_sentence_each(toy: Evidence) -> None:
+    text = markdown.text(toy)
+    first = text[: text.index("## Gain over the baseline")]
+    assert re.search(r"^- good helps: \+2\.\d+ points \\\[1\.\d+, 2\.\d+\\\]", first, re.MULTILINE)
+    assert re.search(r"^- bad hurts: −3\.\d+ points", first, re.MULTILINE)
+    assert first.count("\n- ") == len(toy.comparisons) + len(toy.study["notes"])
+    assert first.index("good helps") < first.index("bad hurts")
 
 
 def test_pictures_and_papers_that_it_names_are_there(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whet.study import redact, report, statistics, wording
-from whet.study import sections as answers
 from whet.study.exports import pictures, references, tabulated
 from whet.study.exports.pictures import Picture
 from whet.study.exports.tabulated import Table
 from whet.study.prepare import CONFIDENCE
+from whet.study.sentences import sentence
 
 if TYPE_CHECKING:
     from whet.study.conduct import Evidence
@@ -58,8 +58,11 @@ def of(found: Evidence) -> dict[str, Any]:
 
 
 def _sentences(found: Evidence) -> list[str]:
-    metric = found.study["task"]["metric"].replace("_", " ")
-    return [answers.answer(statistics.ranked(found.comparisons), found.further, metric)]
+    """The verdict on each arm; where no method was tried by itself, in the first other family."""
+    metric = found.study["task"]["metric"]
+    first = found.comparisons or (found.further[0].comparisons if found.further else [])
+    said = [sentence(each, metric) for each in statistics.ranked(first)]
+    return said or [wording.answer([], metric)]
 
 
 def sections(found: Evidence) -> list[Section]:
