@@ -118,6 +118,15 @@ def test_labels_papers_and_figures_are_there(found: Evidence, tmp_path: Path) ->
     assert all((tmp_path / name).is_file() for name in files)
 
 
+def test_what_is_skipped_in_a_paper_ends(found: Evidence) -> None:
+    head, body = latex.text(found).split("\\fi\n", 1)
+    assert head.count(r"\ifx") == 1
+    assert head.count(r"\else") == 1
+    assert body.rstrip().endswith(r"\whetend")
+    assert r"\documentclass{" not in body
+    assert r"\begin{document}" not in body
+
+
 def tex(folder: Path, name: str) -> str:
     words = [TEX or "", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", name]
     done = subprocess.run(words, cwd=folder, capture_output=True, check=False, timeout=100)
@@ -136,6 +145,15 @@ def test_it_compiles_as_it_is(found: Evidence, tmp_path: Path) -> None:
     assert (made.returncode, "Warning" in made.stdout) == (0, False), made.stdout
     tex(tmp_path, "report.tex")
     assert "undefined" not in tex(tmp_path, "report.tex")
+
+
+@needs_tex
+def test_a_table_that_is_too_wide_is_made_smaller(tmp_path: Path) -> None:
+    invented.evidence(tmp_path, "a method " * 12).export("latex")
+    assert r"Overfull \hbox" not in tex(tmp_path, "report.tex")
+    text = (tmp_path / "report.tex").read_text("utf-8")
+    (tmp_path / "wide.tex").write_text(re.sub(r"(?m)^\\resizebox.*", "{%", text), "utf-8")
+    assert r"Overfull \hbox" in tex(tmp_path, "wide.tex")
 
 
 @needs_tex

@@ -1,4 +1,4 @@
-"""The report in Markdown as GitHub shows it: for a repository, a pull request, a notebook."""
+"""The report in Markdown as GitHub shows it: for a repository, a wiki, a notebook."""
 
 from __future__ import annotations
 

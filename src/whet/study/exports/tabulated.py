@@ -58,7 +58,7 @@ def family(
     columns = (head, "gain", "95 % interval", "p (Holm)", "detects", "pairs", "verdict")
     notes = [*wording.notes(order), *_lost(order)]
     made = [Table(key, title, columns, lines, (0, 6), notes)] if lines else []
-    return made + _costs(key, order, head)
+    return made + _costs(key, title, order, head)
 
 
 def _screening(each: Comparison) -> str:
@@ -71,7 +71,7 @@ def _lost(comparisons: Iterable[Comparison]) -> list[str]:
     ]
 
 
-def _costs(key: str, order: Sequence[Comparison], head: str) -> list[Table]:
+def _costs(key: str, title: str, order: Sequence[Comparison], head: str) -> list[Table]:
     lines = [
         (each.arm, wording.ratio(each.cost.step), wording.ratio(each.cost.whole),
          wording.ratio(each.cost.memory), each.cost.passes or wording.NOTHING)
@@ -80,7 +80,8 @@ def _costs(key: str, order: Sequence[Comparison], head: str) -> list[Table]:
     columns = (head, "time per update", "time to the end", "peak memory", "passes")
     note = ("Geometric means of paired ratios with 95 % intervals, relative to what an arm is "
             "held against; times are of updates alone, without evaluation.")  # fmt: skip
-    return [Table(f"{key}-costs", "What it costs", columns, lines, (0, 4), [note])] if lines else []
+    title = f"{title}: what it costs"
+    return [Table(f"{key}-costs", title, columns, lines, (0, 4), [note])] if lines else []
 
 
 def equal_time(controlled: Sequence[Controlled], metric: str) -> list[Table]:
