@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.safety.mutations import fuzz
@@ -61,6 +61,7 @@ def found(tmp_path: Path) -> Evidence:
 
 @fuzz(400)
 @given(NAMES)
+@example(NASTY)
 def test_a_name_stands_for_itself(name: str) -> None:
     assert printed(latex.escape(wording.plain(name))) == shown(name)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -80,6 +80,7 @@ def test_a_name_that_is_not_escaped_breaks_a_table(name: str) -> None:
 
 @fuzz(100)
 @given(NAMES)
+@example("a\n```\n# b\n`````\nc")
 def test_nothing_closes_a_block_of_text(name: str) -> None:
     tokens = READER.parse(markdown.verbatim(name) + "\n\nend")
     assert [token.type for token in tokens[:2]] == ["fence", "paragraph_open"]
