@@ -19,6 +19,7 @@ from tests.safety.mutations import changed_json, fuzz, only_whet_errors
 from tests.study import invented
 from whet.errors import InputError, WhetError
 from whet.study import conduct, figures, files, report
+from whet.study.exports import latex, markdown, references, spreadsheet
 from whet.study.plan import BASELINE, Node
 from whet.study.store import FORMAT, Store
 
@@ -65,6 +66,9 @@ def told(folder: Path) -> None:
         found = conduct.again(folder)
         assert found.report.exists()
         assert json.loads((folder / "verdicts.json").read_text())["part"] == "judge"
+        for kind in (markdown, latex, spreadsheet):
+            assert kind.text(found)
+        assert references.text(found.study)
     with only_whet_errors():
         Store(folder).claim("pets")
         Store(folder).mend()
@@ -145,6 +149,9 @@ def test_wild_numbers_are_drawn(data: st.DataObject) -> None:
             if data.draw(st.booleans()):
                 put_row(store, node, json.dumps(data.draw(wild(row))).encode())
         told(Path(home))
+        with only_whet_errors():
+            for path in conduct.again(Path(home)).export("figures"):
+                assert path.stat().st_size < 4_000_000
 
 
 @fuzz(25)

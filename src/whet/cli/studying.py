@@ -217,6 +217,21 @@ def _show(found: Evidence) -> None:
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")],
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMATS",
+            help="[bold]html[/bold], [bold]markdown[/bold], [bold]latex[/bold], "
+            "[bold]csv[/bold] (verdicts), [bold]figures[/bold] (PDF and PNG), "
+            "[bold]bibtex[/bold] (the methods' papers) or [bold]all[/bold]; several as "
+            "markdown,csv. Markdown and LaTeX come with their figures and papers.",
+        ),
+    ] = "html",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of what is written. Default: the study's own."),
+    ] = None,
 ) -> None:
     """Write a study's results, verdicts and report anew from its files.
 
@@ -226,7 +241,11 @@ def report(
     \b
     [bold]Examples[/bold]
       whet report whet-studies/digits
+      whet report whet-studies/digits --format latex --out paper/
     """
     from whet.study.conduct import again
+    from whet.study.exports.formats import wanted
 
-    typer.echo(f"report: {again(folder).report}")
+    wanted(formats)  # before anything is written
+    for path in again(folder).export(formats, out):
+        typer.echo(f"{'report' if path.suffix == '.html' else 'written'}: {path}")

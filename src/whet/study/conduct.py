@@ -6,7 +6,7 @@ import functools
 import html
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,22 @@ class Evidence:
         """
         given = (self.study, self.rows, [*self.comparisons, *self.leaving], self.controlled)
         return pick.pick(*given, self.report.parent)
+
+    def export(
+        self, formats: str | Iterable[str] = "all", out: str | Path | None = None
+    ) -> list[Path]:
+        """Write the report in other formats; says which files that made.
+
+        Args:
+            formats: some of `html`, `markdown`, `latex`, `csv`, `figures`, `bibtex`, or `all`.
+            out: the folder; None for the study's own.
+
+        Raises:
+            InputError: an unknown format.
+        """
+        from whet.study.exports.formats import write
+
+        return write(self, formats, None if out is None else Path(out))
 
     def _repr_html_(self) -> str:
         """The report, for a notebook: in a frame of its own that runs nothing."""

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from whet.study import wording
 
@@ -24,17 +24,18 @@ VARIABLES = {INK: "ink", QUIET: "quiet", GRID: "line", BETTER: "better", WORSE: 
 CONCRETE = {INK: "#1f2328", QUIET: "#646b74", GRID: "#dcdfe3", BETTER: "#0067a5", WORSE: "#c2500a",
             UNCLEAR: "#7b828b"}  # fmt: skip
 MARGIN = 12.0
+Made = TypeVar("Made")
 
 
-def drawn(plot: Callable[..., str]) -> Callable[..., str]:
+def drawn(plot: Callable[..., Made]) -> Callable[..., Made]:
     """Draw under the figures' own settings, whatever the user's matplotlib is set to."""
 
     @functools.wraps(plot)
-    def draw(*arguments: Any) -> str:
+    def draw(*arguments: Any) -> Made:
         import matplotlib
 
         own: Any = {"svg.fonttype": "none", "svg.hashsalt": plot.__name__, "font.size": 9.5,
-                    "text.parse_math": False}  # fmt: skip
+                    "pdf.fonttype": 42, "text.parse_math": False}  # fmt: skip
         with matplotlib.rc_context(), warnings.catch_warnings():
             # text stays text: what matplotlib's own font lacks, the reader's has
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")

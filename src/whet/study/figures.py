@@ -41,7 +41,7 @@ def forest(comparisons: Sequence[Comparison], metric: str, wide: bool, name: str
     if not shown:
         return ""
     said = f"Gain in {metric} of each arm; the table below holds the numbers"
-    return inline(_forest(shown, metric, wide), f"{name}-{'wide' if wide else 'narrow'}", said)
+    return inline(gains(shown, metric, wide), f"{name}-{'wide' if wide else 'narrow'}", said)
 
 
 @drawn
@@ -51,10 +51,11 @@ def picture(comparisons: Sequence[Comparison], metric: str) -> str:
     if not shown:
         raise InputError("No arm has a gain yet; there is nothing to draw.")
     metric = wording.plain(metric.replace("_", " "))
-    return standalone(_forest(shown, metric, wide=True), f"Gain in {metric} over the baseline")
+    return standalone(gains(shown, metric), f"Gain in {metric} over the baseline")
 
 
-def _forest(shown: Sequence[Comparison], metric: str, wide: bool) -> Figure:
+def gains(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure:
+    """Arms that have a gain, one a line, as a figure that is not yet a file."""
     width, line = (8.0, 0.36) if wide else (4.0, 0.52)
     figure = canvas(width, line * len(shown) + 0.75)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -86,9 +87,15 @@ def _forest(shown: Sequence[Comparison], metric: str, wide: bool) -> Figure:
 @drawn
 def learning(lines: Curves, wide: bool) -> str:
     """One small panel for each arm over the baseline; empty without any curve."""
-    arms = [arm for arm in lines if arm != BASELINE] or list(lines)
     if not any(lines.values()):
         return ""
+    said = "Learning curves of each arm over the baseline's"
+    return inline(panels(lines, wide), f"learning-{'wide' if wide else 'narrow'}", said)
+
+
+def panels(lines: Curves, wide: bool = True) -> Figure:
+    """Curves, of which there is at least one, as a figure that is not yet a file."""
+    arms = [arm for arm in lines if arm != BASELINE] or list(lines)
     columns = 4 if wide else 2
     down = -(-len(arms) // columns)
     figure = canvas(8.0 if wide else 4.0, 1.35 * down + 0.35)
@@ -104,8 +111,7 @@ def learning(lines: Curves, wide: bool) -> str:
     height = 1.35 * down + 0.35
     figure.subplots_adjust(edge, 0.45 / height, 1 - 0.15 / inch, 1 - 0.3 / height, 0.12, 0.42)
     figure.text(edge, 0.03 / height, "update", color=QUIET)
-    said = "Learning curves of each arm over the baseline's"
-    return inline(figure, f"learning-{'wide' if wide else 'narrow'}", said)
+    return figure
 
 
 def mean_curves(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[float, float]]]:
@@ -185,5 +191,6 @@ def _late(lines: Curves) -> tuple[float, float]:
     """A vertical range that shows where arms end apart: that of the second half of training."""
     last = max(points[-1][0] for points in lines.values() if points)
     late = [value for points in lines.values() for update, value in points if update >= last / 2]
-    room = 0.15 * (max(late) - min(late)) or 0.05
+    spread, rounding = max(late) - min(late), 1e-9 * max(map(abs, late))
+    room = 0.15 * spread if spread > rounding else max(0.05, rounding)
     return min(late) - room, max(late) + room

@@ -22,10 +22,10 @@ class InUse(InputError):
     """Another process holds the folder."""
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file whole; a reader or a crash sees the old text or the new, never a part."""
+def write(path: Path, content: str | bytes) -> None:
+    """Replace a file whole; a reader or a crash sees the old one or the new, never a part."""
     try:
-        whole.replace(path, text.encode("utf-8"))
+        whole.replace(path, content.encode("utf-8") if isinstance(content, str) else content)
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -9,6 +9,7 @@ nodes/NODE/log.txt         what the node printed
 nodes/NODE/job.json  batch.json  run.lock   while another machine trains the node
 results.jsonl         one row a node, appended as they end, rebuilt when a study begins and ends
 results.csv  verdicts.json  report.html  gains.svg
+report.md  report.tex  verdicts.csv  methods.bib  figures/   where `whet report` was asked for them
 rehearsal/  tuning/  confirmation/   nodes of their own: what precedes a study, and what follows
 recipe.py             what --pick wrote
 jobs/                 what batch jobs printed
@@ -37,7 +38,8 @@ CHECKPOINTS = "checkpoints"  # a run's, in the folder of its node
 RAN = ("status", "updates", "seconds_per_update", "peak_memory")
 BLANK, FORMULA = tuple("\t\r\n"), tuple("=+-@＝＋－＠")
 OURS = ("study.json", "results.jsonl", "results.csv", "verdicts.json", "report.html", "nodes",
-        "rehearsal", "gains.svg", "tuning", "confirmation", "recipe.py", "jobs")  # fmt: skip
+        "rehearsal", "gains.svg", "tuning", "confirmation", "recipe.py", "jobs",
+        "report.md", "report.tex", "verdicts.csv", "methods.bib", "figures")  # fmt: skip
 
 
 class Store:

@@ -12,6 +12,7 @@ from whet.study.statistics import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LETTER, LINE = 4.7, 11.0  # points that a letter and a line of a label take, roughly
 DOT = 5.0
@@ -31,6 +32,12 @@ def tradeoff(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
     shown = [each for each in comparisons if each.gain is not None and each.slowdown is not None]
     if not shown:
         return ""
+    said = f"Time per update against gain in {metric}; the table holds the numbers"
+    return inline(costs(shown, metric, wide), f"tradeoff-{'wide' if wide else 'narrow'}", said)
+
+
+def costs(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure:
+    """Arms that have a gain and a time, as a figure that is not yet a file."""
     width, height = (8.0, 3.9) if wide else (4.0, 4.6)
     figure = canvas(width, height)
     left, foot = 0.62, 0.6  # inches kept for what stands beside and below the axes
@@ -39,9 +46,9 @@ def tradeoff(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
     )
     frame(axes)
     low, high = reach(shown)
-    costs = [1.0, *(each.slowdown or 1.0 for each in shown)]
-    spread = max(max(costs) - min(costs), 0.2)
-    axes.set_xlim(min(costs) - 0.08 * spread, max(costs) + (0.12 if wide else 0.2) * spread)
+    times = [1.0, *(each.slowdown or 1.0 for each in shown)]
+    spread = max(max(times) - min(times), 0.2)
+    axes.set_xlim(min(times) - 0.08 * spread, max(times) + (0.12 if wide else 0.2) * spread)
     axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     axes.grid(color=GRID, linewidth=0.5)
     axes.axhline(0, color=QUIET, linewidth=0.8)
@@ -54,8 +61,7 @@ def tradeoff(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
     axes.set_xlabel("time per update, relative to the baseline", color=QUIET)
     axes.annotate(f"gain in {wording.plain(metric)}", (0, 1), (-left * 72, 9), color=QUIET,
                   xycoords="axes fraction", textcoords="offset points")  # fmt: skip
-    said = f"Time per update against gain in {metric}; the table holds the numbers"
-    return inline(figure, f"tradeoff-{'wide' if wide else 'narrow'}", said)
+    return figure
 
 
 def _mark(axes: Axes, each: Comparison, low: float, high: float) -> tuple[float, float]:
