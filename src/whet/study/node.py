@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from whet import composition, objectives, parsing, predict, resume, sources, spans, subset
+from whet import (
+    checkpoint,
+    composition,
+    objectives,
+    parsing,
+    predict,
+    resume,
+    sources,
+    spans,
+    subset,
+)
 from whet import device as devices
 from whet import metrics as measures
 from whet.branching import Untold, branch
@@ -123,21 +133,31 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
     source, count = conditions.source(node), int(node.options["rehearse"])
     device = str(node.options.get("device", "cpu"))
     _composed(source, node, None, device)  # what only shows in the composition of all parts
-    parts = []
+    parts, beginning = [], 0.0
     for a, b, active in _parts(node):
-        clock = Clock()
+        clock, began = Clock(), time.perf_counter()
         whole = replace(node, methods=active, after=None)
         _, run = _composed(source, whole, None, device)
+        beginning = time.perf_counter() - began  # the first ones load what they need
         run.callbacks.append(clock)
         run.fit(until=min(count, run.stack.run.total or count))
         parts.append((a, b, run, clock))
     last = parts[-1][2]
     seen = [[a, b, clock.median()] for a, b, _, clock in parts]
+    states = [run.state_dict() for _, _, run, _ in parts]
     return _judged(last, last.predictor()) | {
         "updates": count * len(parts), "explain": last.stack.explain(),
         "seconds_per_update": paces.mean(seen, _share(node)), "paces": seen,
-        "state_bytes": max(_bytes(run.state_dict()) for _, _, run, _ in parts),
+        "state_bytes": max(map(_bytes, states)), "beginning": beginning,
+        "saving": _saving(states[-1], folder),
     }  # fmt: skip
+
+
+def _saving(state: Mapping[str, Any], folder: Path) -> float:
+    """Seconds that a checkpoint of this state takes; what it wrote goes with the node's others."""
+    began = time.perf_counter()
+    checkpoint.save(folder / resume.FOLDER, 0, state, {})
+    return time.perf_counter() - began
 
 
 def _bytes(state: Any) -> int:
