@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -154,10 +155,11 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
 
 
 def _saving(state: Mapping[str, Any], folder: Path) -> float:
-    """Seconds that a checkpoint of this state takes; what it wrote goes with the node's others."""
-    began = time.perf_counter()
-    checkpoint.save(folder / resume.FOLDER, 0, state, {})
-    return time.perf_counter() - began
+    """Seconds that a checkpoint of this state takes, which is written where the study's go."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        began = time.perf_counter()
+        checkpoint.save(Path(place), 0, state, {})
+        return time.perf_counter() - began
 
 
 def _bytes(state: Any) -> int:
