@@ -29,6 +29,7 @@ from whet import (
 from whet import device as devices
 from whet import metrics as measures
 from whet.branching import Untold, branch
+from whet.callback import Callback
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
 from whet.predict import Predictor
 from whet.riding import Rider
@@ -36,7 +37,7 @@ from whet.run import Run
 from whet.sources import Source
 from whet.study import conditions, paces, riders
 from whet.study.clock import Clock
-from whet.study.memory import Peak
+from whet.study.memory import Peak, apart
 from whet.study.plan import Node, Row, Settings
 from whet.study.trie import span
 from whet.task import Task
@@ -76,14 +77,15 @@ def train(node: Node, folder: Path) -> Row:
         "settings": [dict(given) for given in node.methods], "metrics": {}, "curve": [],
         "updates": 0, "seconds_per_update": None, "explain": "", "environment": environment(),
     }  # fmt: skip
-    try:
-        row |= _rehearse(node, folder) if "rehearse" in node.options else _train(node, folder)
-    except NotApplicable as error:
-        row |= {"status": "inapplicable", "reason": error.reason}
-    except Clash as error:
-        row |= {"status": "refused", "reason": str(error)}
-    except NonFiniteLoss as error:
-        row |= {"status": "diverged", "reason": str(error)}
+    with apart():
+        try:
+            row |= _rehearse(node, folder) if "rehearse" in node.options else _train(node, folder)
+        except NotApplicable as error:
+            row |= {"status": "inapplicable", "reason": error.reason}
+        except Clash as error:
+            row |= {"status": "refused", "reason": str(error)}
+        except NonFiniteLoss as error:
+            row |= {"status": "diverged", "reason": str(error)}
     return row | {"seconds": time.perf_counter() - began}
 
 
@@ -98,7 +100,7 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
     before = _branched(run, node, folder)
     run.callbacks.append(clock)
     until = None if node.until is None else spans.cut(node.until, total)
-    run.callbacks += [] if until is None else [Untold(until)]
+    run.callbacks.append(Unsaved() if until is None else Untold(until))
     run.fit(until)
     seen = paces.joined(before.get("paces", []), clock.paces(_cuts(node)))
     row: Row = {
@@ -113,6 +115,18 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
         return row
     beside = riders.rows(node, run, row, _share(node), _judged)
     return row | _judged(run, run.predictor()) | ({"riders": beside} if beside else {})
+
+
+class Unsaved(Callback):
+    """Saves nothing once a training has ended: what is kept of it is what it is judged to be.
+
+    One that is killed before that goes on from the checkpoint before.
+    """
+
+    def updated(self, run: Run) -> None:
+        last = run.stage_number + 1 == len(run.recipe.stages)
+        if last and run.stack.run.updates >= (run.stack.run.total or 0):
+            run.folder = None
 
 
 def _branched(run: Run, node: Node, folder: Path) -> Row:
