@@ -72,6 +72,17 @@ def study(
         bool,
         typer.Option("--fast", help="Only two updates of everything, to find mistakes early."),
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Only say what the study would do, from eight updates of everything: runs, what "
+            "they share, time, disk; and what is left of one that was begun.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --plan: print it as JSON, for programs.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the study's files. Default: whet-studies/TASK."),
@@ -168,6 +179,7 @@ def study(
       whet study digits
       whet study digits --methods ema:decay=0.9,ema:decay=0.99 --seeds 10
       whet study my/task.py --fast
+      whet study my/task.py --design both --plan
       whet study my/task.py --design both --budget 8h
       whet study my/task.py --methods fgm,r_drop --when start,whole,end
       whet study my/task.py --methods ema,fgm,sam,r_drop --design screening
@@ -176,8 +188,10 @@ def study(
       whet study my/task.py --ray 10.0.0.1:6379
     """
     from whet import places
+    from whet.cli import planning
     from whet.study import control_tables, display
     from whet.study.conduct import conduct
+    from whet.study.planned import Plan
     from whet.study.rehearsal import Rehearsal
     from whet.study.request import Request
 
@@ -187,9 +201,13 @@ def study(
         task if file is None else places.name_of(file), file, methods, seeds, when, design,
         budget, fast, out, jobs, threads, device, fresh, data=data, equal_time=equal_time,
         tune_baseline=tune_baseline, hold_out=hold_out, confirm=confirm, pick=pick, margin=margin,
-        ray=ray, executor=executor,
+        ray=ray, executor=executor, plan=plan,
     )  # fmt: skip
+    if plan or as_json:
+        planning.show(request, screen, as_json)
+        return
     found = conduct(request, screen)
+    assert not isinstance(found, Plan)
     if isinstance(found, Rehearsal):
         screen.print(display.rehearsed(found.rows))
         raise typer.Exit(1 if found.mistakes() else 0)

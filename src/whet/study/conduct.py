@@ -21,6 +21,7 @@ from whet.study import (
     families,
     figures,
     files,
+    foresight,
     fractions,
     pick,
     redact,
@@ -36,6 +37,7 @@ from whet.study.families import Family
 from whet.study.fractions import AtFraction
 from whet.study.pick import Pick
 from whet.study.plan import BASELINE, Node, Row
+from whet.study.planned import Plan
 from whet.study.prepare import CONFIDENCE, Planner, Prepared
 from whet.study.rehearsal import Rehearsal, Run
 from whet.study.request import Request
@@ -106,15 +108,16 @@ class Evidence:
         return f'<iframe title="report" sandbox="" style="{style}" srcdoc="{page}"></iframe>'
 
 
-def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence | Rehearsal:
+def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence | Rehearsal | Plan:
     """Run what is not there yet, then write results, verdicts and report."""
     _check_alone()
+    foresight.check(request)
     store = Store(request.folder)
     request = confirm.settled(request, None if request.fresh else store.study())
     planner = Planner(request)
     with store.locked() as dead:
         store.claim(request.task)
-        if request.fresh:
+        if request.fresh and not request.plan:
             store.clear()
         notes = [] if dead is None else [f"took over from process {dead}, which is gone"]
         for note in [*notes, *store.mend()]:
@@ -123,6 +126,8 @@ def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence 
         rehearse = functools.partial(_rehearse, planner=planner, console=console, train=train)
         beside = functools.partial(rehearse, jobs=planner.jobs)
         try:
+            if request.plan:
+                return foresight.foresee(planner, store, rehearse, compare, say)
             ready = planner.prepare(rehearse, store.study(), say, beside)
             if request.fast and ready.rehearsal is not None:
                 return ready.rehearsal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import multiprocessing
 import os
@@ -77,6 +78,8 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
         mistake = isinstance(error, WhetError)
         reason = str(error) if mistake else traceback.format_exc()
         row = told(failed(node, reason, time.monotonic() - began), node)
+    if row["status"] == "failed":
+        gc.collect()  # a training that raised is let go only now
     return row
 
 
