@@ -39,10 +39,12 @@ from whet.study import conditions, paces, riders
 from whet.study.clock import Clock
 from whet.study.memory import Peak, apart
 from whet.study.plan import Node, Row, Settings
+from whet.study.rehearsal import FEW
 from whet.study.trie import span
 from whet.task import Task
 
 EVALUATIONS = 6  # of the select part in the course of one training
+ENOUGH, LONGEST = 0.3, 64  # seconds and updates that measure a step
 CLASSES = 200  # beyond so many, who was taken for whom fills pages that nobody reads
 
 
@@ -155,17 +157,27 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
         _, run = _composed(source, whole, None, device)
         beginning = time.perf_counter() - began  # the first ones load what they need
         run.callbacks.append(clock)
-        run.fit(until=min(count, run.stack.run.total or count))
+        _fit_a_little(run, clock, count)
         parts.append((a, b, run, clock))
     last = parts[-1][2]
     seen = [[a, b, clock.median()] for a, b, _, clock in parts]
     states = [run.state_dict() for _, _, run, _ in parts]
     return _judged(last, last.predictor()) | {
-        "updates": count * len(parts), "explain": last.stack.explain(),
+        "updates": sum(run.updates for _, _, run, _ in parts), "explain": last.stack.explain(),
         "seconds_per_update": paces.mean(seen, _share(node)), "paces": seen,
         "state_bytes": max(map(_bytes, states)), "beginning": beginning,
         "saving": _saving(states[-1], folder),
     }  # fmt: skip
+
+
+def _fit_a_little(run: Run, clock: Clock, count: int) -> None:
+    """So many updates; where they measure a step, as many more as a short one takes to be known."""
+    total = run.stack.run.total or count
+    until = min(count, total)
+    run.fit(until)
+    while count > FEW and until < min(total, LONGEST) and sum(g for _, g in clock.gaps) < ENOUGH:
+        until = min(2 * until, total, LONGEST)
+        run.fit(until)
 
 
 def _saving(state: Mapping[str, Any], folder: Path) -> float:
