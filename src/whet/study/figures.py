@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LOOK = {HELPS: (BETTER, "^"), HURTS: (WORSE, "v")}
 BOUND = 8.0
+TOLD = 12  # arms that a figure's description names
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -40,8 +41,16 @@ def forest(comparisons: Sequence[Comparison], metric: str, wide: bool, name: str
     shown = [each for each in comparisons if each.gain is not None]
     if not shown:
         return ""
-    said = f"Gain in {metric} of each arm; the table below holds the numbers"
-    return inline(_forest(shown, metric, wide), f"{name}-{'wide' if wide else 'narrow'}", said)
+    said = f"Forest plot of the gain in {metric}: {told(shown)}."
+    return inline(gains(shown, metric, wide), f"{name}-{'wide' if wide else 'narrow'}", said)
+
+
+def told(shown: Sequence[Comparison]) -> str:
+    """Arms with their gains and verdicts, for whoever does not see the figure."""
+    places = wording.decimals(shown)
+    said = [f"{each.arm} {_gain(each, places)}, {each.verdict}" for each in shown[:TOLD]]
+    more = len(shown) - TOLD
+    return "; ".join([*said, f"{more} more are in the table"] if more > 0 else said)
 
 
 @drawn
@@ -51,10 +60,11 @@ def picture(comparisons: Sequence[Comparison], metric: str) -> str:
     if not shown:
         raise InputError("No arm has a gain yet; there is nothing to draw.")
     metric = wording.plain(metric.replace("_", " "))
-    return standalone(_forest(shown, metric, wide=True), f"Gain in {metric} over the baseline")
+    return standalone(gains(shown, metric), f"Gain in {metric} over the baseline")
 
 
-def _forest(shown: Sequence[Comparison], metric: str, wide: bool) -> Figure:
+def gains(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure:
+    """Arms that have a gain, one a line, as a figure that is not yet a file."""
     width, line = (8.0, 0.36) if wide else (4.0, 0.52)
     figure = canvas(width, line * len(shown) + 0.75)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -70,6 +80,7 @@ def _forest(shown: Sequence[Comparison], metric: str, wide: bool) -> Figure:
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks([])
+    _band(axes, shown[0].margin)
     axes.axvline(0, color=QUIET, linewidth=0.8)
     axes.locator_params(axis="x", nbins=6 if wide else 5)
     for place, each in enumerate(shown):
@@ -83,12 +94,9 @@ def _forest(shown: Sequence[Comparison], metric: str, wide: bool) -> Figure:
     return figure
 
 
-@drawn
-def learning(lines: Curves, wide: bool) -> str:
-    """One small panel for each arm over the baseline; empty without any curve."""
+def panels(lines: Curves, wide: bool = True) -> Figure:
+    """Curves, of which there is at least one, as a figure that is not yet a file."""
     arms = [arm for arm in lines if arm != BASELINE] or list(lines)
-    if not any(lines.values()):
-        return ""
     columns = 4 if wide else 2
     down = -(-len(arms) // columns)
     figure = canvas(8.0 if wide else 4.0, 1.35 * down + 0.35)
@@ -104,8 +112,7 @@ def learning(lines: Curves, wide: bool) -> str:
     height = 1.35 * down + 0.35
     figure.subplots_adjust(edge, 0.45 / height, 1 - 0.15 / inch, 1 - 0.3 / height, 0.12, 0.42)
     figure.text(edge, 0.03 / height, "update", color=QUIET)
-    said = "Learning curves of each arm over the baseline's"
-    return inline(figure, f"learning-{'wide' if wide else 'narrow'}", said)
+    return figure
 
 
 def mean_curves(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[float, float]]]:
@@ -123,6 +130,13 @@ def mean_curves(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[float,
         ]
         for arm, seeds in arms.items()
     }
+
+
+def _band(axes: Axes, margin: float | None) -> None:
+    """Gains that do not matter, where the user said which."""
+    if margin is not None:
+        left, right = axes.get_xlim()
+        axes.axvspan(max(left, -margin), min(right, margin), color=GRID, alpha=0.55, linewidth=0)
 
 
 def _arm(axes: Axes, place: int, each: Comparison, left: float, right: float) -> None:
@@ -185,5 +199,6 @@ def _late(lines: Curves) -> tuple[float, float]:
     """A vertical range that shows where arms end apart: that of the second half of training."""
     last = max(points[-1][0] for points in lines.values() if points)
     late = [value for points in lines.values() for update, value in points if update >= last / 2]
-    room = 0.15 * (max(late) - min(late)) or 0.05
+    spread, rounding = max(late) - min(late), 1e-9 * max(map(abs, late))
+    room = 0.15 * spread if spread > rounding else max(0.05, rounding)
     return min(late) - room, max(late) + room

@@ -1,0 +1,43 @@
+// Tables are there without this. It lets a heading sort its table, and opens folds for printing.
+(() => {
+  const number = (text) => {
+    const found = text.replace(/\u2212/g, "-").replace(/,/g, "").match(/^[<\s]*([-+]?[\d.]+(?:e[-+]?\d+)?)/i);
+    return found ? parseFloat(found[1]) : NaN;
+  };
+  const sort = (table, column, down) => {
+    const body = table.tBodies[0];
+    const rows = [...body.rows].map((row) => {
+      const text = row.cells[column].textContent.trim();
+      return { row, text, value: number(text), none: text === "" || text === "\u2013" };
+    });
+    const numeric = rows.every((each) => each.none || !isNaN(each.value));
+    const way = down ? -1 : 1;
+    rows.sort((a, b) => {
+      if (a.none !== b.none) return a.none ? 1 : -1;
+      return way * (numeric && !a.none ? a.value - b.value : a.text.localeCompare(b.text));
+    });
+    body.append(...rows.map((each) => each.row));
+  };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    table.classList.add("sorts");
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        heads.forEach((each) => each.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        sort(table, column, down);
+      });
+    });
+  }
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open]):not(.many)")];
+    opened.forEach((each) => { each.open = true; });
+  });
+  addEventListener("afterprint", () => opened.forEach((each) => { each.open = false; }));
+})();
