@@ -75,21 +75,23 @@ def _points(seeds: Sequence[tuple[dict[float, float], float | None]]) -> list[Po
     return found
 
 
-def panels(found: Mapping[str, Curve], metric: str, order: Sequence[str]) -> list[Panel]:
+def panels(
+    found: Mapping[str, Curve], metric: str, order: Sequence[str], baselines: Mapping[str, str]
+) -> list[Panel]:
     """A figure for each arm, all in one vertical range; the baseline alone where nothing else is.
 
     Args:
         found: the curves.
         metric: in words.
         order: arms, those that are to come first.
+        baselines: the name of the baseline that each arm is drawn over.
     """
     if not found:
         return []
     arms = [arm for arm in [*order, *found] if arm in found and arm != BASELINE]
     span = reach(list(found.values()))
-    baseline = found.get(BASELINE)
     return [
-        Panel(arm, _panel(found[arm], baseline if arm != BASELINE else None, metric, span, number))
+        Panel(arm, _panel(found[arm], found.get(baselines.get(arm, "")), metric, span, number))
         for number, arm in enumerate(dict.fromkeys(arms or [BASELINE]))
     ]
 
@@ -150,7 +152,7 @@ def _draw(
 
 def told(arm: Curve, baseline: Curve | None, metric: str) -> str:
     """What is to be seen, for whoever does not see it."""
-    beside = "" if baseline is None else f"; the baseline {_end(baseline)}"
+    beside = "" if baseline is None else f"; {baseline.arm} {_end(baseline)}"
     return f"Learning curve of {arm.arm}: {metric} on the select part {_end(arm)}{beside}."
 
 

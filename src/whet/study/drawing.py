@@ -90,7 +90,9 @@ def _lean(svg: str, name: str) -> str:
     svg = re.sub(r'<path d="[^"]*" style="fill:none"/>', "", svg)
     known = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', svg))
     names = {old: f"{name}-{number}" for number, old in enumerate(known)}
-    svg = re.sub(r' id="([^"]*)"', lambda id: f' id="{names[id[1]]}"' if id[1] in names else "", svg)
+    svg = re.sub(
+        r' id="([^"]*)"', lambda own: f' id="{names[own[1]]}"' if own[1] in names else "", svg
+    )
     svg = re.sub(r'(href="|url\()#([^")]+)', lambda link: f"{link[1]}#{names[link[2]]}", svg)
     return _ungrouped(svg)
 

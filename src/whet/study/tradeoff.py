@@ -52,7 +52,7 @@ def costs(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure
     figure = canvas(width, height)
     left, foot = 0.62, 0.6  # inches kept for what stands beside and below the axes
     axes = figure.add_axes(
-        (left / width, foot / height, 1 - (left + 0.1) / width, 1 - (foot + 0.3) / height)
+        (left / width, foot / height, 1 - (left + 0.25) / width, 1 - (foot + 0.3) / height)
     )
     frame(axes)
     low, high = reach(shown)

@@ -27,17 +27,24 @@ def memory(rows: Sequence[Row], comparisons: Iterable[Comparison]) -> dict[str, 
 
 def design(study: Mapping[str, Any]) -> str:
     """Which arms there are, in a sentence's beginning."""
+    shares = {float(arm.get("data") or 1.0) for arm in study["arms"]}
+    if len(shares) > 1:
+        arms = [arm for arm in study["arms"] if float(arm.get("data") or 1.0) == max(shares)]
+        rest = {n: v for n, v in (study.get("contrasts") or {}).items() if "data" not in n}
+        said = design({**study, "arms": arms, "contrasts": rest})
+        return f"{said}, on {len(shares)} amounts of data"
     about = {arm["name"]: [*arm["methods"], *(arm.get("after") or ())] for arm in study["arms"]}
     held = {arm["name"]: arm.get("reference") or BASELINE for arm in study["arms"]}
     # who is held against an arm with methods lacks one of them; who has none is a control
     sizes = [len(those) for name, those in about.items() if those and not about.get(held[name])]
     alone = sum(size == 1 for size in sizes)
     lacking = sum(bool(those and about.get(held[name])) for name, those in about.items())
-    if study.get("contrasts"):
+    kinds = {family.partition("@")[0] for family in study.get("contrasts") or {}}
+    if kinds - {"data"}:
         return f"A study of the design `{study['design']}`, {len(study['arms'])} arms"
     if alone == len(sizes) and not lacking:
-        parts = {arm.get("placement") or "whole" for arm in study["arms"] if about[arm["name"]]}
-        if len(parts) > 1:
+        placed = {arm.get("placement") or "whole" for arm in study["arms"] if about[arm["name"]]}
+        if len(placed) > 1:
             return f"Baseline and {wording.counted(alone, 'arm')} of one method"
         return f"Baseline and {wording.counted(alone, 'method')}, each alone"
     parts = [
@@ -49,7 +56,16 @@ def design(study: Mapping[str, Any]) -> str:
     return wording.listed([part for part in parts if part])
 
 
+def baselines(study: Mapping[str, Any]) -> dict[str, str]:
+    """The arm without methods that each arm is to be seen beside: its own, or the plain one."""
+    bare = {arm["name"] for arm in study["arms"] if not arm["methods"] and not arm.get("after")}
+    held = {arm["name"]: arm.get("reference") or BASELINE for arm in study["arms"]}
+    return {name: other if other in bare else BASELINE
+            for name, other in held.items() if name != BASELINE}  # fmt: skip
+
+
 def baseline(rows: Sequence[Row], metric: str) -> str:
+    """The mean over the baseline's seeds of the metric that decides."""
     values = [
         row["metrics"]["judge"].get(metric)
         for row in rows
@@ -60,6 +76,7 @@ def baseline(rows: Sequence[Row], metric: str) -> str:
 
 
 def counts(study: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """Seeds, runs, runs that came to a result, and the time that they took together."""
     return {
         "seeds": len(study["seeds"]),
         "done": sum(row["status"] == "done" for row in rows),

@@ -17,7 +17,7 @@ from whet.study.statistics import EQUIVALENT, IDENTICAL, Comparison, ranked
 PARTS = {"start": "first quarter", "whole": "whole training", "end": "last quarter",
          "after": "fine-tuning after"}  # fmt: skip
 SHORT = {EQUIVALENT: "no difference", IDENTICAL: "identical"}
-LEVELS = 5
+LEVELS, PALE = 5, 2  # shades of a heat map, and how many of them without a verdict
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ def placements(
     bases = {family.key for family in further}
     found = {each.arm: each for each in comparisons}
     for family in further:
-        found |= {e.arm: e for e in family.comparisons} if family.key.startswith("baseline@") else {}
+        found |= (
+            {e.arm: e for e in family.comparisons} if family.key.startswith("baseline@") else {}
+        )
     arms = {
         (arm["name"].removesuffix(suffix(part)), part): found[arm["name"]]
         for arm in study["arms"]
@@ -100,9 +102,9 @@ def by_fraction(
 def interactions(
     study: Mapping[str, Any], comparisons: Sequence[Comparison], family: Family
 ) -> list[Grid]:
-    """A heat map for each part of training: pairs' interactions, on the diagonal each method's gain.
+    """A heat map for each part of training: what two methods add to each other.
 
-    Only pairs of two arms have a place in it.
+    Only pairs of two arms have a place in it; on the diagonal stands what each gains alone.
     """
     weights = (study.get("contrasts") or {}).get(family.key) or {}
     part = {arm["name"]: arm.get("placement") or "whole" for arm in study["arms"]}
@@ -125,36 +127,39 @@ def _matrix(
     alone: Mapping[str, Comparison], left_out: Mapping[str, str],
 ) -> Grid:  # fmt: skip
     here = [each for two, each in pairs.items() if two <= set(names)]
-    largest = max((abs(each.gain or 0.0) for each in here), default=0.0)
+    places = wording.decimals(here)
+    largest = max((abs(round(each.gain or 0.0, places)) for each in here), default=0.0)
 
     def cell(one: str, other: str) -> Cell:
         if one == other:
             return _cell(alone.get(one))
         clash = {f"{one}+{other}", f"{other}+{one}"} & set(left_out)
         return _cell(pairs.get(frozenset((one, other))), "clash" if clash else wording.NOTHING,
-                     largest)  # fmt: skip
+                     largest, places)  # fmt: skip
 
     rows = [(one, [cell(one, other) for other in names]) for one in names]
-    return Grid([*names], rows, wording.decimals(here))
+    return Grid([*names], rows, places)
 
 
 def _cell(
-    found: Comparison | None, instead: str = wording.NOTHING, largest: float | None = None
-) -> Cell:
+    found: Comparison | None, instead: str = wording.NOTHING, largest: float = 0.0,
+    places: int = 0,
+) -> Cell:  # fmt: skip
     if found is None or found.gain is None:
         said = instead if found is None else wording.WITHOUT.get(found.verdict, found.verdict)
         return Cell(None, instead=said)
     kind = KINDS.get(found.verdict, "unclear")
-    level = math.ceil(LEVELS * abs(found.gain) / largest) if largest else 0
+    part = abs(round(found.gain, places)) / largest if largest else 0.0
+    level = math.ceil((LEVELS if found.verdict in KINDS else PALE) * min(part, 1.0))
     shade = f"{'hit' if found.gain > 0 else 'miss'}{level}" if level else ""
     return Cell(found, kind, SHORT.get(found.verdict, found.verdict), shade)
 
 
-def factors(study: Mapping[str, Any], family: Family) -> tuple[list[str], list[tuple[str, list[bool]]]]:
+def factors(
+    study: Mapping[str, Any], family: Family
+) -> tuple[list[str], list[tuple[str, list[bool]]]]:
     """The runs of a screening design and which methods each has."""
     weights = (study.get("contrasts") or {}).get(family.key) or {}
     names = list(weights)
     runs = dict.fromkeys(run for each in weights.values() for run in each)
     return names, [(run, [weights[name].get(run, 0.0) > 0 for name in names]) for run in runs]
-
-

@@ -1,4 +1,4 @@
-"""What a report opens with: a line for each arm, best first, and what a reader must know with it."""
+"""What a report opens with: a line for each arm, best first, and what must be known with it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from whet.study.controls import Controlled
 from whet.study.families import Family
 from whet.study.plan import BASELINE, Row
 from whet.study.sentences import Line
-from whet.study.statistics import FEWEST, HELPS, HURTS, NONE, Comparison, ranked
+from whet.study.statistics import FEWEST, HELPS, HURTS, NONE, SCREENING, Comparison, ranked
 
 KINDS = {HELPS: "better", HURTS: "worse"}
 MANY = 12  # arms: with more, those that are not shown to do anything are folded
+SCREENED = f"This is screening: {SCREENING} seeds are a reason to train more."
 AGAINST = {"effects": "the runs without it", "ladder": "the rung below it"}
 
 
@@ -38,6 +39,8 @@ class Headline:
         folded: lines of arms that nothing is shown of, where there are many.
         instead: why there is no verdict yet; empty where there is one.
         points: whether gains are in points.
+        timed: whether times are known.
+        screening: a sentence where there are few seeds.
     """
 
     about: str
@@ -45,6 +48,8 @@ class Headline:
     folded: list[Verdict]
     instead: str
     points: bool
+    timed: bool
+    screening: str
 
 
 def headline(
@@ -79,6 +84,8 @@ def headline(
         families[0][1] if families else "",
         [each for each in lines if not fold or each.kind != "unclear"],
         [each for each in lines if fold and each.kind == "unclear"], instead, points,
+        any(each.slowdown is not None for each in every),
+        SCREENED if any(each.screening for each in every) else "",
     )  # fmt: skip
 
 

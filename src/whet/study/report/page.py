@@ -56,7 +56,7 @@ def build(
     every = [*comparisons, *leaving]
     memory = facts.memory(rows, every)
     missing = facts.missing(study, rows)
-    sheets = _sheets(study, rows, every)
+    sheets, some = _sheets(study, rows, every)
     return _page().render(
         study=study,
         metric=said,
@@ -72,6 +72,7 @@ def build(
         counts=facts.counts(study, rows),
         metrics=facts.metrics(rows),
         sheets=sheets,
+        some=some,
         small=bool(sheets) and len(sheets[0].classes) <= perclass.SMALL,
         arms=facts.arms(study, rows),
         incidents=facts.incidents(rows),
@@ -90,7 +91,8 @@ def build(
         tuning=checks.tuning(study),
         sharing=sharing.sharing(study),
         many=sharing.MANY,
-        panels=curves.panels(curves.curves(rows, metric), said, [each.arm for each in order]),
+        panels=curves.panels(curves.curves(rows, metric), said, [each.arm for each in order],
+                             facts.baselines(study)),
         open=OPEN,
         population=POPULATION,
         margin=study.get("margin"),
@@ -111,13 +113,14 @@ def _figures(
 
 def _sheets(
     study: Mapping[str, Any], rows: Sequence[Row], every: Sequence[Comparison]
-) -> list[perclass.Sheet]:
-    """Classes under the baseline and under the arms of all data that changed most."""
+) -> tuple[list[perclass.Sheet], bool]:
+    """Classes under the baseline and the arms on all data, or those of many that changed most."""
     whole = {arm["name"] for arm in study["arms"] if arm.get("data", 1.0) == 1.0}
-    if len(whole) > CLASSES + 1:
+    many = len(whole) > CLASSES + 1
+    if many:
         sure = sorted(every, key=lambda e: (e.verdict not in headline.KINDS, -abs(e.gain or 0.0)))
         whole &= {BASELINE, *[each.arm for each in sure if each.arm in whole][:CLASSES]}
-    return perclass.sheets([row for row in rows if row["arm"] in whole])
+    return perclass.sheets([row for row in rows if row["arm"] in whole]), many
 
 
 def _by_data(

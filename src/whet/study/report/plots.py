@@ -50,8 +50,8 @@ def rates(tuning: Mapping[str, Any]) -> str:
         known = [value for value in each["values"] if value is not None]
         axes.plot([each["rate"]] * len(known), known, "o", color=QUIET, markersize=3, alpha=0.6,
                   markeredgewidth=0)  # fmt: skip
-        axes.plot([each["rate"]], [each["mean"]], "D" if chosen else "o", markersize=7 if chosen else 5,
-                  color=BETTER if chosen else UNCLEAR)  # fmt: skip
+        colour, marker, size = (BETTER, "D", 7) if chosen else (UNCLEAR, "o", 5)
+        axes.plot([each["rate"]], [each["mean"]], marker, color=colour, markersize=size)
     _ticks(axes, across)
     axes.locator_params(axis="y", nbins=4)
     axes.set_xlabel("learning rate", color=QUIET, fontsize=SIZE, labelpad=2)
@@ -99,8 +99,10 @@ def _by_data(
     axes.set_xlabel("share of the training part", color=QUIET, fontsize=SIZE, labelpad=2)
     places = wording.decimals([each.comparison for each in found])
     values = "; ".join(
-        f"{wording.signed(each.comparison.gain, places)} ({wording.interval(each.comparison, places)}"
-        f") on {each.fraction:.3g}, {each.comparison.verdict}" for each in found
-    )  # fmt: skip
+        f"{wording.signed(one.gain, places)} ({wording.interval(one, places)}) on "
+        f"{each.fraction:.3g}, {one.verdict}"
+        for each in found
+        for one in [each.comparison]
+    )
     said = f"Gain in {metric} of {found[0].arm} by the share of the data: {values}."
     return inline(figure, f"data-{number}", said)

@@ -28,7 +28,8 @@ def table(order: Sequence[Comparison], memory: Memory, leaving: bool = False) ->
     ]
     known = {each.arm: memory[each.arm] for each in order if each.arm in memory}
     places = wording.decimals(order)
-    return {"lines": lines, "memory": known, "places": places} if lines else {}
+    timed = any(each.slowdown is not None for each in order)
+    return {"lines": lines, "memory": known, "places": places, "timed": timed} if lines else {}
 
 
 def _screening(each: Comparison) -> str:

@@ -53,11 +53,12 @@ class Sharing:
     @property
     def said(self) -> str:
         """What it saved, in a sentence."""
+        arms, rest = wording.counted(self.arms, "arm"), "trainings a seed"
         if self.shared >= self.alone:
-            return f"{wording.counted(self.arms, 'arm')}, each trained by itself: {self.alone:g} trainings a seed."
+            return f"{arms}, each trained by itself: {self.alone:g} {rest}."
         return (
-            f"{wording.counted(self.arms, 'arm')} cost {self.shared:g} trainings a seed in place of "
-            f"{self.alone:g}: what arms have in common is trained once."
+            f"{arms} cost {self.shared:g} {rest} in place of {self.alone:g}: what arms have in "
+            "common is trained once."
         )
 
 
