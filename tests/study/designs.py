@@ -1,6 +1,7 @@
 """Studies of every design, made of numbers alone, and their reports as a study writes them."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from tests.study import invented
@@ -34,6 +35,7 @@ def arm(name: str, *methods: str, **given: Any) -> Arm:
 
 def study(arms: Sequence[Arm], seeds: int, **given: Any) -> dict[str, Any]:
     """The manifest of a study of these arms, its runs shared as a planner shares them."""
+
     def node(each: Arm, seed: int) -> Node:
         return Node("pets", each.name, each.methods, seed, after=each.after)
 
@@ -102,6 +104,7 @@ def confirmed(made: Mapping[str, Any], results: Sequence[Row], name: str) -> Con
                         "aside": 20}, False, [again])  # fmt: skip
 
 
+@cache
 def everything() -> str:
     """The report of that study."""
     made = designed()
@@ -109,12 +112,14 @@ def everything() -> str:
     return page(made, results, confirmed(made, results, "ema"))
 
 
+@cache
 def unfinished() -> str:
     """The same with runs that are missing."""
     made = designed()
     return page(made, rows(made)[:25], running=2)
 
 
+@cache
 def screening() -> str:
     """Main effects of three methods in four runs."""
     made = [Arm(BASELINE), arm("a+b", "a", "b"), arm("a+c", "a", "c"), arm("b+c", "b", "c")]
@@ -127,6 +132,7 @@ def screening() -> str:
     return page(planned | {"design": "screening"}, rows(planned))
 
 
+@cache
 def many() -> str:
     """Forty arms under ten seeds, at the start, in the whole and at the end, of ten classes."""
     methods = invented.METHODS[:13]

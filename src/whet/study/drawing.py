@@ -84,7 +84,7 @@ def _lean(svg: str, name: str) -> str:
 
     The style that matplotlib gives to every element stands in the page's own sheet.
     """
-    svg = re.sub(r">\s+<", "><", svg)
+    svg = re.sub(r">\s+<", "><", svg.strip())
     svg = re.sub(r"<defs><style.*?</style></defs>|<g/>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<[^>]+>", lambda tag: _brief(tag[0]), svg)
     svg = re.sub(r'<path d="[^"]*" style="fill:none"/>', "", svg)

@@ -97,7 +97,8 @@ def line(
     if verdict in (HELPS, HURTS):
         return Line(name, verdict + weak, _joined(gain, cost))
     if verdict == NONE:
-        return Line(name, verdict, _joined(f"({_joined(gain, unit.unseen(), '; ')})", cost))
+        said = _joined(gain + _despite(comparison), unit.unseen(), "; ")
+        return Line(name, verdict, _joined(f"({said})", cost))
     if verdict == EQUIVALENT:
         said = f"{verdict} of {unit.size(comparison.margin or 0.0)}{weak}"
         return Line(name, said, _joined(f"({gain})", cost))
@@ -110,6 +111,13 @@ def gain(comparison: Comparison, metric: str, share: bool | None = None) -> str:
     """The gain with its interval, empty where there is none."""
     share = is_share(comparison, metric) if share is None else share
     return "" if comparison.gain is None else Unit(comparison, metric, share).gain()
+
+
+def _despite(comparison: Comparison) -> str:
+    """Why an interval without zero in it is no verdict: it is one of several."""
+    low, high = comparison.low, comparison.high
+    beyond = low is not None and high is not None and (low > 0 or high < 0)
+    return ", not enough among this many arms" if beyond else ""
 
 
 def _without(comparison: Comparison, gain: str) -> tuple[str, str]:

@@ -154,7 +154,7 @@ def _beaten(each: Comparison, longer: Controlled | None) -> str:
     """Which baselines an arm was shown to be better than."""
     if longer is None:
         return "beats the plain baseline" if each.verdict == HELPS else ""
-    trained = f"trained {longer.times:g} times as long"
+    trained = f"trained {'twice' if longer.times == 2.0 else f'{longer.times:g} times'} as long"
     found = longer.equal_time.verdict
     if found == HURTS:
         return f"the baseline {trained} is better"

@@ -14,7 +14,8 @@
     const way = down ? -1 : 1;
     rows.sort((a, b) => {
       if (a.none !== b.none) return a.none ? 1 : -1;
-      return way * (numeric && !a.none ? a.value - b.value : a.text.localeCompare(b.text));
+      if (numeric && !a.none) return way * (a.value - b.value);
+      return way * (a.text < b.text ? -1 : a.text > b.text ? 1 : 0);
     });
     body.append(...rows.map((each) => each.row));
   };
