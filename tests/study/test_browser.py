@@ -112,7 +112,8 @@ def test_what_has_no_number_is_sorted_last(chromium: browser.Page, tmp_path: Pat
     cells = ["+0.2", "\u2013", "\u22121,200.5 MB", "< 0.001", "0.01 to 3"]
     rows = "".join(f"<tr><td>{cell}</td></tr>" for cell in cells)
     page = designs.screening()
-    table = f"<table class='verdicts sortable'><thead><tr><th>x</th></tr></thead><tbody>{rows}</tbody></table>"
+    head = "<table class='verdicts sortable'><thead><tr><th>x</th></tr></thead>"
+    table = f"{head}<tbody>{rows}</tbody></table>"
     file = tmp_path / "small.html"
     file.write_text(page.replace("<main>", f"<main>{table}"), encoding="utf-8")
     chromium.open(file, 1200, dark=False)
