@@ -80,10 +80,10 @@ ARMS = [
 ]  # fmt: skip
 
 
-def designed(**given: Any) -> dict[str, Any]:
+def designed(seeds: int = 4, **given: Any) -> dict[str, Any]:
     """A study with parts of training, a pair, longer training, a tuned rate and less data."""
     return study(
-        ARMS, 4, margin=0.004, tuning=TUNING, left_out={"fgm": "it has no embedding"},
+        ARMS, seeds, margin=0.004, tuning=TUNING, left_out={"fgm": "it has no embedding"},
         equal_time=[{"arm": "sam", "control": "baseline@x2", "times": 2.0, "measured": 1.9}],
         contrasts={
             "interactions": {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from whet.study import figures, wording
+from whet.study import figures, shapes, wording
 from whet.study.confirm import CONFIRMED, REVERSED, Confirmation
 from whet.study.controls import Controlled
 from whet.study.report import plots
@@ -99,15 +99,15 @@ def said_again(found: Confirmation) -> str:
 
 def tuning(study: Mapping[str, Any]) -> dict[str, Any] | None:
     """The rates that were tried for the baseline, their values, and which was chosen."""
-    found = study.get("tuning")
-    if not found:
+    if not study.get("tuning"):
         return None
+    found = shapes.bounded(study["tuning"])
     rows = [
         {
-            "rate": f"{each['rate']:g}",
+            "rate": wording.NOTHING if each["rate"] is None else f"{each['rate']:g}",
             "values": [wording.share(value) if value is not None else "failed or diverged"
                        for value in each["values"]],
-            "mean": "failed or diverged" if each["mean"] is None else f"{each['mean']:.4f}",
+            "mean": "failed or diverged" if each.get("mean") is None else f"{each['mean']:.4f}",
             "chosen": each["rate"] == found["rate"],
             "own": each["rate"] == found["own"],
         }

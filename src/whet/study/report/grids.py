@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from whet.study import wording
+from whet.study import fractions, wording
 from whet.study.composing import suffix
 from whet.study.families import Family
-from whet.study.fractions import AtFraction, by_data
+from whet.study.fractions import AtFraction
 from whet.study.report.headline import KINDS
 from whet.study.statistics import EQUIVALENT, IDENTICAL, Comparison, ranked
 
@@ -86,11 +86,17 @@ def by_fraction(
     study: Mapping[str, Any], comparisons: Sequence[Comparison], further: Sequence[Family]
 ) -> Grid | None:
     """Arms down, shares of the data across; None where all trained on all of it."""
-    names = {arm["name"] for arm in study["arms"]}
-    if all(arm.get("data", 1.0) == 1.0 for arm in study["arms"]):
+    shares_of = {arm["name"]: float(arm.get("data", 1.0)) for arm in study["arms"]}
+    if all(share == 1.0 for share in shares_of.values()):
         return None
     gained = [each for family in further if family.key != "data" for each in family.comparisons]
-    every = [e for e in by_data([*comparisons, *gained]) if e.comparison.arm in names]
+    every = [
+        AtFraction(share, each.arm.removesuffix(fractions.suffix(share)), each)
+        for each in [*comparisons, *gained]
+        for share in [shares_of.get(each.arm, 0.0)]
+        if 0.0 < share <= 1.0
+    ]
+    every.sort(key=lambda each: each.fraction)
     found = {(each.arm, each.fraction): each.comparison for each in every}
     shares = sorted({share for _, share in found})
     rows = [(name, [_cell(found.get((name, share))) for share in shares])

@@ -39,7 +39,7 @@ def _ticks(axes: Axes, values: Sequence[float]) -> None:
 @drawn
 def rates(tuning: Mapping[str, Any]) -> str:
     """Learning rates that were tried against what they gave; empty where none gave anything."""
-    table = [each for each in tuning["table"] if each["mean"] is not None]
+    table = [e for e in tuning["table"] if e.get("mean") is not None and (e["rate"] or 0.0) > 0.0]
     if not table:
         return ""
     figure, axes = _axes()
@@ -57,7 +57,7 @@ def rates(tuning: Mapping[str, Any]) -> str:
     axes.set_xlabel("learning rate", color=QUIET, fontsize=SIZE, labelpad=2)
     values = ", ".join(f"{each['mean']:.4g} at {each['rate']:g}" for each in table)
     said = (f"Learning rates of the baseline against {tuning['metric'].replace('_', ' ')} on the "
-            f"select part: {values}; {tuning['rate']:g} was chosen.")  # fmt: skip
+            f"select part: {values}; {tuning['rate']} was chosen.")  # fmt: skip
     return inline(figure, "rates", said)
 
 

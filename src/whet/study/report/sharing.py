@@ -39,6 +39,15 @@ class Branch:
         """In whole trainings."""
         return 0.0 if self.rides else self.ends - self.begins
 
+    def walked(self) -> list[tuple[int, Branch]]:
+        """This branch and all that goes on from it, each with how deep it stands."""
+        found, waiting = [], [(0, self)]
+        while waiting:
+            depth, branch = waiting.pop()
+            found.append((depth, branch))
+            waiting += [(depth + 1, child) for child in reversed(branch.children)]
+        return found
+
 
 @dataclass(frozen=True)
 class Sharing:
@@ -49,6 +58,10 @@ class Sharing:
     longest: float
     shared: float
     alone: float
+
+    def part(self, length: float) -> float:
+        """A stretch in hundredths of the longest training."""
+        return round(max(0.0, min(100.0, 100 * length / (self.longest or 1.0))), 2)
 
     @property
     def said(self) -> str:
@@ -66,7 +79,7 @@ def sharing(study: Mapping[str, Any]) -> Sharing | None:
     """The trie of a study's first seed; None where there are no runs."""
     every = [Node.from_json(values) for values in study["nodes"]]
     nodes = [node for node in every if node.seed == every[0].seed]
-    if not nodes:
+    if all(node.until is not None for node in nodes):
         return None
     times = {arm["name"]: float(arm.get("times") or 1.0) for arm in study["arms"]}
     branches, top = _grown(nodes, times)
@@ -86,7 +99,7 @@ def _grown(
     top: list[Branch] = []
     for node in nodes:  # trunks stand before what begins from them
         parent = made.get(node.parent or "")
-        ends = node.until if node.until is not None else _length(node, times.get(node.arm, 1.0))
+        ends = _length(node, times.get(node.arm, 1.0)) if node.until is None else node.until
         host = names.get(node.rides or "", "")
         begins = 0.0 if parent is None or host else parent.ends
         made[node.key] = Branch(node.arm, begins, ends, node.until is not None, host)
@@ -98,4 +111,5 @@ def _length(node: Node, times: float) -> float:
     """Of an arm's whole training, with the stage that follows."""
     if node.after is None:
         return times
-    return 1.0 + float(node.options.get("after") or 0.0)
+    after = node.options.get("after")
+    return 1.0 + (after if isinstance(after, float) else 0.0)
