@@ -19,7 +19,7 @@ from tests.safety.mutations import changed_json, fuzz, only_whet_errors
 from tests.study import designs, invented
 from tests.study.inline import DRAWN
 from whet.errors import InputError, WhetError
-from whet.study import conduct, files
+from whet.study import conduct, files, trie
 from whet.study.plan import BASELINE, Node
 from whet.study.report import page
 from whet.study.store import FORMAT, Store
@@ -32,7 +32,7 @@ STUDY = invented.study(
 )  # fmt: skip
 ROWS = [invented.row(node.arm, node.seed, key=node.key) for node in NODES]
 DESIGNED = designs.designed(2)
-DESIGNED_NODES = [Node.from_json(values) for values in DESIGNED["nodes"]]
+JUDGED = trie.judged(map(Node.from_json, DESIGNED["nodes"]))
 NUMBERS = [0, -0.0, 1, -1, 7, 0.5, 0.5000000001, 2**63, -(2**64), 1e-320, 1e-99, 1e99, 1.7e308,
            -1.7e308]  # fmt: skip
 
@@ -90,8 +90,7 @@ def test_changed_studies(data: bytes) -> None:
 def test_changed_designs(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as home:
         store = Store(Path(home))
-        for row in designs.rows(DESIGNED):
-            [node] = [each for each in DESIGNED_NODES if each.key == row["key"]]
+        for node, row in zip(JUDGED, designs.rows(DESIGNED), strict=True):
             store.finish(node, row)
         (Path(home) / "study.json").write_bytes(data)
         told(Path(home))
@@ -161,6 +160,18 @@ def test_wild_numbers_are_drawn(data: st.DataObject) -> None:
         for node, row in zip(NODES, ROWS, strict=True):
             if data.draw(st.booleans()):
                 put_row(store, node, json.dumps(data.draw(wild(row))).encode())
+        told(Path(home))
+
+
+@fuzz(3)
+@given(st.data())
+def test_wild_numbers_of_designs_are_drawn(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        store = Store(Path(home))
+        store.write_study(DESIGNED)
+        for node, row in zip(JUDGED, designs.rows(DESIGNED), strict=True):
+            odd = data.draw(wild(row)) if data.draw(st.booleans()) else row
+            put_row(store, node, json.dumps(odd).encode())
         told(Path(home))
 
 

@@ -56,7 +56,8 @@ def curves(rows: Sequence[Row], metric: str) -> dict[str, Curve]:
     arms: dict[str, list[tuple[dict[float, float], float | None]]] = {}
     for row in rows:
         points = {p["update"]: p["metrics"].get(metric) for p in row.get("curve") or []}
-        found = {update: value for update, value in points.items() if value is not None}
+        # a whole number may be larger than arrays hold
+        found = {float(update): float(v) for update, v in points.items() if v is not None}
         if found and row["status"] == "done":
             arms.setdefault(row["arm"], []).append((found, row.get("seconds_per_update")))
     made = {arm: Curve(arm, len(seeds), _points(seeds)) for arm, seeds in arms.items()}
@@ -65,7 +66,7 @@ def curves(rows: Sequence[Row], metric: str) -> dict[str, Curve]:
 
 def _points(seeds: Sequence[tuple[dict[float, float], float | None]]) -> list[Point]:
     common = set.intersection(*(set(values) for values, _ in seeds))
-    paces = [pace for _, pace in seeds if pace]
+    paces = [float(pace) for _, pace in seeds if pace]
     pace = statistics.fmean(paces) if len(paces) == len(seeds) else None
     found = []
     for update in sorted(common):
