@@ -4,6 +4,8 @@ Without Chromium there is nothing to show it, and these tests say so; WHET_BROWS
 the CI sets, makes that an error.
 """
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,8 +68,10 @@ def test_shown(chromium: browser.Page, report: Path, width: int, dark: bool) -> 
 COLUMN = """(column) => [...document.querySelectorAll('table.verdicts tbody')][0].rows.length
     ? [...document.querySelector('table.verdicts').tBodies[0].rows]
         .map(row => row.cells[column].textContent.trim()) : []"""
+WAYS = ("ascending", "descending")
+FOLD = "document.querySelector('details:not([open]):has(pre)').getBoundingClientRect().height"
 SORTED = "document.querySelectorAll('table.verdicts th')[{}].getAttribute('aria-sort')"
-BUTTON = "document.querySelectorAll('table.verdicts th button')[{}].{}()"
+BUTTON = "document.querySelectorAll('table.verdicts th [role=button]')[{}].{}()"
 
 
 def gains(page: browser.Page) -> list[float]:
@@ -101,8 +105,9 @@ def test_a_heading_sorts_by_keyboard(chromium: browser.Page, tmp_path: Path) -> 
     chromium.press("Tab", 9)
     assert chromium.evaluate("document.activeElement.textContent") == "gain"
     assert chromium.evaluate("document.activeElement.getBoundingClientRect().width") > 10
-    for way, expected in (("ascending", sorted(first)), ("descending", first)):
-        chromium.press("Enter", 13)
+    keys = (("Enter", 13), (" ", 32))
+    for key, way, expected in zip(keys, WAYS, (sorted(first), first), strict=True):
+        chromium.press(*key)
         assert gains(chromium) == expected
         assert chromium.evaluate(SORTED.format(1)) == way
     assert chromium.named("Runtime.exceptionThrown", "Log.entryAdded") == []
@@ -137,7 +142,7 @@ def test_without_scripts_everything_is_there(chromium: browser.Page, tmp_path: P
     chromium.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
         chromium.open(file, 1200, dark=False)
-        assert chromium.evaluate("document.querySelectorAll('button').length") == 0
+        assert chromium.evaluate("document.querySelectorAll('[role=button]').length") == 0
         assert chromium.evaluate("document.querySelectorAll('ul.lines li').length") == 6
         assert len(gains(chromium)) == 6
         assert chromium.evaluate("document.querySelectorAll('.verdicts')[0].offsetHeight") > 100
@@ -152,6 +157,7 @@ def test_printed(chromium: browser.Page, tmp_path: Path, dark: bool) -> None:
     chromium.open(file, 1200, dark)
     folded = chromium.evaluate("document.querySelectorAll('details:not([open])').length")
     assert folded > 10
+    closed = chromium.evaluate(FOLD)
     assert chromium.printed().startswith(b"%PDF-")
     assert chromium.evaluate("document.querySelectorAll('details:not([open])').length") == folded
     chromium.call("Emulation.setEmulatedMedia", media="print")
@@ -159,10 +165,24 @@ def test_printed(chromium: browser.Page, tmp_path: Path, dark: bool) -> None:
         ink = "getComputedStyle(document.body).{}"
         assert chromium.evaluate(ink.format("backgroundColor")) == "rgb(255, 255, 255)"
         assert chromium.evaluate(ink.format("color")) == "rgb(0, 0, 0)"
-        height = "document.querySelector('details:not([open]) pre').getBoundingClientRect().height"
-        assert chromium.evaluate(height) > 20  # what is folded is printed
+        assert chromium.evaluate(FOLD) > closed + 20  # what is folded is printed
     finally:
         chromium.call("Emulation.setEmulatedMedia", media="")
+
+
+def test_a_long_table_has_its_head_on_every_page(chromium: browser.Page, tmp_path: Path) -> None:
+    text = shutil.which("pdftotext")
+    if text is None:
+        pytest.skip("no pdftotext to read the printed report with: apt-get install poppler-utils")
+    file, printed = tmp_path / "many.html", tmp_path / "many.pdf"
+    file.write_text(designs.many(), encoding="utf-8")
+    chromium.open(file, 1200, dark=False)
+    printed.write_bytes(chromium.printed())
+    said = subprocess.run(
+        [text, "-layout", printed, "-"], capture_output=True, text=True, check=True
+    )
+    pages = [page for page in said.stdout.split("\f") if "p (Holm)" in page]
+    assert len(pages) >= 3
 
 
 def test_what_stays_folded_is_said_to_be(chromium: browser.Page, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class TestLean:
         assert "+0.012  (+0.002 to +0.022)" in texts
         assert "\n" not in svg
         assert "font-family" not in svg
+        assert not re.search(r"\d\.\d{3}", re.sub('aria-label="[^"]*"|>[^<]+<', "", svg))
         Page(svg)
 
     def test_names_are_those_that_are_used(self) -> None:

@@ -23,10 +23,17 @@
     const heads = [...table.tHead.rows[0].cells];
     table.classList.add("sorts");
     heads.forEach((head, column) => {
-      const button = document.createElement("button");
-      button.type = "button";
+      // no <button>: with one in it, Chromium prints a table's head on its first page only
+      const button = document.createElement("span");
+      button.tabIndex = 0;
+      button.setAttribute("role", "button");
       button.append(...head.childNodes);
       head.append(button);
+      button.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        button.click();
+      });
       button.addEventListener("click", () => {
         const down = head.getAttribute("aria-sort") === "ascending";
         heads.forEach((each) => each.removeAttribute("aria-sort"));
