@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.safety.mutations import changed_json, fuzz, only_whet_errors
-from tests.study import invented
+from tests.study import designs, invented
+from tests.study.inline import DRAWN
 from whet.errors import InputError, WhetError
-from whet.study import conduct, figures, files, report
+from whet.study import conduct, files, trie
 from whet.study.exports import latex, markdown, references, spreadsheet
 from whet.study.plan import BASELINE, Node
+from whet.study.report import page
 from whet.study.store import FORMAT, Store
 
 ARMS = {BASELINE: BASELINE, "ema": BASELINE, "all": BASELINE, "all without ema": "all"}
@@ -30,6 +32,8 @@ STUDY = invented.study(
     budget={"arms": [*ARMS], "seeds": 3, "share": 1.0, "seconds": 9.5, "notes": []},
 )  # fmt: skip
 ROWS = [invented.row(node.arm, node.seed, key=node.key) for node in NODES]
+DESIGNED = designs.designed(2)
+JUDGED = trie.judged(map(Node.from_json, DESIGNED["nodes"]))
 NUMBERS = [0, -0.0, 1, -1, 7, 0.5, 0.5000000001, 2**63, -(2**64), 1e-320, 1e-99, 1e99, 1.7e308,
            -1.7e308]  # fmt: skip
 
@@ -46,9 +50,9 @@ def write(folder: Path) -> Store:
 def plain() -> Iterator[None]:
     """Without figures, which take most of the time and have a test of their own; one template."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((figures, "forest"), (figures, "learning"), (report, "tradeoff")):
+        for owner, name in DRAWN:
             patch.setattr(owner, name, lambda *_: "")
-        patch.setattr(report, "_page", functools.cache(report._page))
+        patch.setattr(page, "_page", functools.cache(page._page))
         yield
 
 
@@ -80,6 +84,18 @@ def told(folder: Path) -> None:
 def test_changed_studies(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as home:
         write(Path(home))
+        (Path(home) / "study.json").write_bytes(data)
+        told(Path(home))
+
+
+@fuzz(40)
+@given(changed_json({"format": FORMAT, **DESIGNED}))
+@pytest.mark.usefixtures("plain")
+def test_changed_designs(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        store = Store(Path(home))
+        for node, row in zip(JUDGED, designs.rows(DESIGNED), strict=True):
+            store.finish(node, row)
         (Path(home) / "study.json").write_bytes(data)
         told(Path(home))
 
@@ -152,6 +168,19 @@ def test_wild_numbers_are_drawn(data: st.DataObject) -> None:
         with only_whet_errors():
             for path in conduct.again(Path(home)).export("figures"):
                 assert path.stat().st_size < 4_000_000
+
+
+@fuzz(3)
+@given(st.data())
+def test_wild_numbers_of_designs_are_drawn(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        store = Store(Path(home))
+        store.write_study(DESIGNED)
+        for node, row in zip(JUDGED, designs.rows(DESIGNED), strict=True):
+            store.finish(node, row)
+            if data.draw(st.booleans()):
+                put_row(store, node, json.dumps(data.draw(wild(row))).encode())
+        told(Path(home))
 
 
 @fuzz(25)

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from tests.study.conftest import TRAIN
-from whet.study import figures
+from whet.study import curves, figures
 from whet.study.conduct import conduct
 from whet.study.request import Request
 
@@ -75,8 +75,8 @@ class Study:
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    for figure in ("forest", "learning"):
-        monkeypatch.setattr(figures, figure, lambda *_: "")
+    for module, figure in ((figures, "forest"), (curves, "_panel")):
+        monkeypatch.setattr(module, figure, lambda *_: "")
     made = Study(tmp_path / "study")
     yield made
     for process in made.processes:

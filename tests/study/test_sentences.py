@@ -108,6 +108,16 @@ def test_no_end_of_a_sure_interval_is_written_as_zero() -> None:
     assert "[0.0, 1.3]" in sentence(found(NONE, 0.0065, 0.0002, 0.0128, None), "accuracy")
 
 
+def test_an_interval_without_zero_is_no_verdict_among_many() -> None:
+    several = found(NONE, 0.014, 0.006, 0.022, None, detectable=0.02)
+    assert sentence(several, "accuracy") == (
+        "ema: not shown (+1.4 points [0.6, 2.2], not enough among this many arms; a gain below 2.0 "
+        "points could not have been seen)"
+    )
+    worse = found(NONE, -0.014, -0.022, -0.006, None, detectable=None)
+    assert "among this many arms)" in sentence(worse, "accuracy")
+
+
 def test_reference_and_share_may_be_said() -> None:
     same = found(IDENTICAL, 0.0, 0.0, 0.0, None)
     assert line(same, "accuracy", against="all").text == "ema: identical to all"

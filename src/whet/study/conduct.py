@@ -282,7 +282,8 @@ def conclude(store: Store, rebuild: bool = True) -> Evidence:
         "tuning": study.get("tuning"),
     }
     files.write(store.folder / "verdicts.json", files.to_json(redact.values(verdicts), 2))
-    files.write(store.report, report.build(study, rows, comparisons, rule, leaving, further))
+    page = report.build(study, rows, comparisons, rule, leaving, further, controlled, again)
+    files.write(store.report, page)
     if any(each.gain is not None for each in comparisons):
         picture = figures.picture(comparisons, study["task"]["metric"])
         files.write(store.folder / "gains.svg", picture)

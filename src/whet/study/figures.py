@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LOOK = {HELPS: (BETTER, "^"), HURTS: (WORSE, "v")}
 BOUND = 8.0
+TOLD = 12  # arms that a figure's description names
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -40,8 +41,16 @@ def forest(comparisons: Sequence[Comparison], metric: str, wide: bool, name: str
     shown = [each for each in comparisons if each.gain is not None]
     if not shown:
         return ""
-    said = f"Gain in {metric} of each arm; the table below holds the numbers"
+    said = f"Forest plot of the gain in {metric}: {told(shown)}."
     return inline(gains(shown, metric, wide), f"{name}-{'wide' if wide else 'narrow'}", said)
+
+
+def told(shown: Sequence[Comparison]) -> str:
+    """Arms with their gains and verdicts, for whoever does not see the figure."""
+    places = wording.decimals(shown)
+    said = [f"{each.arm} {_gain(each, places)}, {each.verdict}" for each in shown[:TOLD]]
+    more = len(shown) - TOLD
+    return "; ".join([*said, f"{more} more are in the table"] if more > 0 else said)
 
 
 @drawn
@@ -71,6 +80,7 @@ def gains(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks([])
+    _band(axes, shown[0].margin)
     axes.axvline(0, color=QUIET, linewidth=0.8)
     axes.locator_params(axis="x", nbins=6 if wide else 5)
     for place, each in enumerate(shown):
@@ -82,15 +92,6 @@ def gains(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure
         axes.annotate(said, (across, 0), (0, -29), xycoords="axes fraction",
                       textcoords="offset points", ha=side, color=QUIET)  # fmt: skip
     return figure
-
-
-@drawn
-def learning(lines: Curves, wide: bool) -> str:
-    """One small panel for each arm over the baseline; empty without any curve."""
-    if not any(lines.values()):
-        return ""
-    said = "Learning curves of each arm over the baseline's"
-    return inline(panels(lines, wide), f"learning-{'wide' if wide else 'narrow'}", said)
 
 
 def panels(lines: Curves, wide: bool = True) -> Figure:
@@ -129,6 +130,13 @@ def mean_curves(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[float,
         ]
         for arm, seeds in arms.items()
     }
+
+
+def _band(axes: Axes, margin: float | None) -> None:
+    """Gains that do not matter, where the user said which."""
+    if margin is not None:
+        left, right = axes.get_xlim()
+        axes.axvspan(max(left, -margin), min(right, margin), color=GRID, alpha=0.55, linewidth=0)
 
 
 def _arm(axes: Axes, place: int, each: Comparison, left: float, right: float) -> None:

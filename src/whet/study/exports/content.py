@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from whet.study import redact, report, statistics, wording
+from whet.study import redact, statistics, wording
 from whet.study.exports import pictures, references, tabulated
 from whet.study.exports.pictures import Picture
 from whet.study.exports.tabulated import Table
 from whet.study.prepare import CONFIDENCE
+from whet.study.report import facts
 from whet.study.sentences import sentence
 
 if TYPE_CHECKING:
@@ -41,18 +42,18 @@ def of(found: Evidence) -> dict[str, Any]:
     return {
         "study": study,
         "metric": study["task"]["metric"].replace("_", " "),
-        "counts": report._counts(study, rows),
-        "missing": report._missing(study, rows),
-        "baseline": report._baseline(rows, study["task"]["metric"]),
-        "design": report._design(study),
+        "counts": facts.counts(study, rows),
+        "missing": facts.missing(study, rows),
+        "baseline": facts.baseline(rows, study["task"]["metric"]),
+        "design": facts.design(study),
         "sentences": _sentences(found),
         "sections": sections(found),
         "methods": [(name, references.cited(name)) for name in references.used(study)],
         "keys": {"whet": references.OURS, "verdicts": references.cited(references.VERDICTS)[0]},
-        "incidents": report._incidents(rows),
-        "left_out": report._left_out(study),
+        "incidents": facts.incidents(rows),
+        "left_out": facts.left_out(study),
         "rule": statistics.rule(CONFIDENCE, study.get("margin")),
-        "environment": redact.values(report._environment(study, rows)),
+        "environment": redact.values(facts.environment(study, rows)),
         "notes": study.get("notes") or [],
     }
 

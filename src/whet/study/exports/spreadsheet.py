@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from whet.study import report, store
+from whet.study import store
 from whet.study.plan import BASELINE
+from whet.study.report import facts
 from whet.study.statistics import Comparison, Ratio, ranked
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ COLUMNS = (
 
 def text(found: Evidence) -> str:
     """Every family's arms; `runs_missing` is how many runs of the study have no result yet."""
-    missing = report._missing(found.study, found.rows)
+    missing = facts.missing(found.study, found.rows)
     file = io.StringIO()
     table = csv.writer(file, lineterminator="\n")
     table.writerow(COLUMNS)
