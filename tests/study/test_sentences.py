@@ -45,16 +45,16 @@ def found(
         (found(HURTS, -0.01, -0.012, -0.008, 0.5),
          f"ema hurts: {M}1.0 points [{M}1.2, {M}0.8], {M}50 % time"),
         (found(NONE, 0.001, -0.004, 0.006, 1.98, detectable=0.005),
-         f"ema: not shown (+0.1 points [{M}0.4, 0.6]; a gain below 0.5 points could not have been "
-         "seen), +98 % time"),
+         (f"ema: not shown (+0.1 points [{M}0.4, 0.6]; a gain below 0.5 points could not have been "
+         "seen), +98 % time")),
         (found(NONE, 0.001, -0.004, 0.006, None, detectable=None, screening=True),
          f"ema: not shown (+0.1 points [{M}0.4, 0.6])"),
         (found(EQUIVALENT, 0.001, -0.002, 0.003, 4.0, margin=0.005),
-         f"ema: no difference within the margin of 0.5 points (+0.1 points [{M}0.2, 0.3]), "
-         "4.0 times the time"),
+         (f"ema: no difference within the margin of 0.5 points (+0.1 points [{M}0.2, 0.3]), "
+         "4.0 times the time")),
         (found(EQUIVALENT, 0.001, -0.002, 0.003, 1.0, margin=0.01, screening=True),
-         f"ema: no difference within the margin of 1.0 points (screening) (+0.1 points [{M}0.2, "
-         "0.3]), 0 % time"),
+         (f"ema: no difference within the margin of 1.0 points (screening) (+0.1 points [{M}0.2, "
+         "0.3]), 0 % time")),
         (found(IDENTICAL, 0.0, 0.0, 0.0, 1.01), "ema: identical to the baseline, +1 % time"),
         (found(SPREADLESS, 0.01, None, None, None),
          "ema: no verdict: all differences are equal (+1.0 points)"),
@@ -85,14 +85,14 @@ def test_every_verdict_in_points(comparison: Comparison, said: str) -> None:
         (found(HURTS, -0.012, -0.021, -0.003),
          "ema hurts: log loss worse by 0.012 [0.003, 0.021], +2 % time"),
         (found(NONE, -0.12, -0.45, 0.21, None, detectable=0.5124),
-         f"ema: not shown (log loss worse by 0.1 [{M}0.2, 0.5]; a gain below 0.512 could not have "
-         "been seen)"),
+         (f"ema: not shown (log loss worse by 0.1 [{M}0.2, 0.5]; a gain below 0.512 could not have "
+         "been seen)")),
         (found(NONE, 0.0, -0.3, 0.3, None, detectable=0.5),
-         f"ema: not shown (log loss differs by 0.0 [{M}0.3, 0.3]; a gain below 0.5 could not have "
-         "been seen)"),
+         (f"ema: not shown (log loss differs by 0.0 [{M}0.3, 0.3]; a gain below 0.5 could not have "
+         "been seen)")),
         (found(EQUIVALENT, 0.001, -0.002, 0.003, None, margin=0.005),
-         "ema: no difference within the margin of 0.005 (log loss better by 0.001 "
-         f"[{M}0.002, 0.003])"),
+         ("ema: no difference within the margin of 0.005 (log loss better by 0.001 "
+         f"[{M}0.002, 0.003])")),
         (found(HELPS, 1234.5, 1000.0, 1469.0, None),
          "ema helps: log loss better by 1234.5 [1000.0, 1469.0]"),
     ],
@@ -106,6 +106,16 @@ def test_no_end_of_a_sure_interval_is_written_as_zero() -> None:
         "ema helps: +0.65 points [0.02, 1.28]"
     )
     assert "[0.0, 1.3]" in sentence(found(NONE, 0.0065, 0.0002, 0.0128, None), "accuracy")
+
+
+def test_an_interval_without_zero_is_no_verdict_among_many() -> None:
+    several = found(NONE, 0.014, 0.006, 0.022, None, detectable=0.02)
+    assert sentence(several, "accuracy") == (
+        "ema: not shown (+1.4 points [0.6, 2.2], not enough among this many arms; a gain below 2.0 "
+        "points could not have been seen)"
+    )
+    worse = found(NONE, -0.014, -0.022, -0.006, None, detectable=None)
+    assert "among this many arms)" in sentence(worse, "accuracy")
 
 
 def test_reference_and_share_may_be_said() -> None:

@@ -48,13 +48,16 @@ class Line:
     rest: str
 
     @property
+    def said(self) -> str:
+        """What follows the name: ` helps: +0.8 points [0.3, 1.3], +2 % time`."""
+        sure = self.verdict.startswith((HELPS, HURTS))
+        between = " " if self.rest.startswith("(") else ": " if sure else ", "
+        return f"{'' if sure else ':'} {self.verdict}{between + self.rest if self.rest else ''}"
+
+    @property
     def text(self) -> str:
-        """All of it: `ema helps: +0.8 points [0.3, 1.3], +2 % time`."""
-        said = (
-            f" {self.verdict}" if self.verdict.startswith((HELPS, HURTS)) else f": {self.verdict}"
-        )
-        between = " " if self.rest.startswith("(") else ": " if said[0] == " " else ", "
-        return self.arm + said + (between + self.rest if self.rest else "")
+        """All of it."""
+        return self.arm + self.said
 
 
 def sentence(comparison: Comparison, metric: str) -> str:
@@ -94,13 +97,27 @@ def line(
     if verdict in (HELPS, HURTS):
         return Line(name, verdict + weak, _joined(gain, cost))
     if verdict == NONE:
-        return Line(name, verdict, _joined(f"({_joined(gain, unit.unseen(), '; ')})", cost))
+        said = _joined(gain + _despite(comparison), unit.unseen(), "; ")
+        return Line(name, verdict, _joined(f"({said})", cost))
     if verdict == EQUIVALENT:
         said = f"{verdict} of {unit.size(comparison.margin or 0.0)}{weak}"
         return Line(name, said, _joined(f"({gain})", cost))
     if verdict == IDENTICAL:
         return Line(name, f"identical to {wording.plain(against)}", cost)
     return Line(name, *_without(comparison, gain if unit.known else ""))
+
+
+def gain(comparison: Comparison, metric: str, share: bool | None = None) -> str:
+    """The gain with its interval, empty where there is none."""
+    share = is_share(comparison, metric) if share is None else share
+    return "" if comparison.gain is None else Unit(comparison, metric, share).gain()
+
+
+def _despite(comparison: Comparison) -> str:
+    """Why an interval without zero in it is no verdict: it is one of several."""
+    low, high = comparison.low, comparison.high
+    beyond = low is not None and high is not None and (low > 0 or high < 0)
+    return ", not enough among this many arms" if beyond else ""
 
 
 def _without(comparison: Comparison, gain: str) -> tuple[str, str]:
