@@ -11,6 +11,7 @@ from whet.study.pulse import Now
 from whet.study.statistics import TOO_FEW
 from whet.study.view import FINISHED, View
 
+WHOLE = 1 << 30  # cells: a line of any length
 LONG = 60.0  # seconds from which a run's evaluations are told
 
 
@@ -37,10 +38,8 @@ def _state(before: View | None, after: View, width: int) -> Iterator[str]:
     if after.title and (before is None or before.title != after.title):
         yield panes.shortened(after.title, width)
     standing = panes.standing(after) if after.of else ""
-    said = "; ".join(filter(None, [standing, panes.state(after)]))
-    yield panes.shortened_end(wording.plain(said), width)
-    if after.note:
-        yield panes.shortened_end(wording.plain(after.note), width)
+    for said in filter(None, [standing, panes.state(after), after.note]):
+        yield panes.shortened_end(wording.plain(said), width)
     why, words = panes.remedy(after)
     if words:  # whole, as it is there to be copied
         yield wording.plain(f"{why} {words}")
@@ -80,7 +79,8 @@ def _ended(before: View | None, after: View, width: int) -> Iterator[str]:
     left = panes.about(after.left)
     for number, each in enumerate(new, len(after.ended) - len(new) + 1):
         if before is not None or each in after.troubles:
-            count, tail = f"[{number}/{after.of}] ", f" ({left})" if left else ""
+            count = f"[{number}/{after.of}] "
+            tail = f" ({left})" if left and each.status == "done" else ""
             said = panes.outcome(each, after.metric)
             yield count + panes.named(each, said, width - len(count) - len(tail)) + tail
 
@@ -95,7 +95,7 @@ def _found(before: View | None, after: View, width: int) -> Iterator[str]:
             each = next(c for t, those in after.verdicts if t == title for c in those
                         if c.arm == arm)  # fmt: skip
             so_far = "so far: " if after.missing else ""
-            yield so_far + panes.sentence(each, after.metric, width - len(so_far))
+            yield so_far + panes.sentence(each, after.metric, width - len(so_far), title)
 
 
 def _verdicts(view: View) -> Iterator[tuple[tuple[str, str], str]]:
@@ -116,7 +116,7 @@ def to_json(view: View) -> dict[str, Any]:
         "provisional": bool(view.missing),
         "verdicts": [
             {"about": title, "comparisons": [
-                asdict(each) | {"sentence": wording.plain(wording.sentence(each, view.metric))}
+                asdict(each) | {"sentence": panes.sentence(each, view.metric, WHOLE, title)}
                 for each in those]}
             for title, those in view.verdicts
         ],

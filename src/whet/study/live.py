@@ -24,6 +24,7 @@ from whet.study.remaining import time_left
 from whet.study.statistics import Comparison
 from whet.study.store import LOCK, Store
 from whet.study.view import (
+    BASELINE,
     FINISHED,
     GONE,
     NOTHING,
@@ -167,7 +168,7 @@ def _answers(
 
     found = families.divided(study, rows, compare(study, rows), CONFIDENCE)
     comparisons, leaving, further = found
-    titled = [("against the baseline", comparisons), ("against all methods together", leaving)]
+    titled = [(BASELINE, comparisons), ("against all methods together", leaving)]
     titled += [(family.title, family.comparisons) for family in further]
     for title, those in titled:
         shown = tuple(each for each in statistics.ranked(those) if each.n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from rich.cells import cell_len
@@ -10,10 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from whet.study import pulse, wording
+from whet.study import pulse, sentences, wording
 from whet.study.pulse import Now
 from whet.study.statistics import HELPS, HURTS, Comparison
 from whet.study.view import (
+    BASELINE,
     FINISHED,
     GONE,
     NOTHING,
@@ -93,12 +95,20 @@ def shortened_end(text: str, cells: int) -> str:
     return text if cell_len(text) <= cells else _taken(text, cells - 1) + ELLIPSIS
 
 
-def sentence(comparison: Comparison, metric: str, cells: int) -> str:
-    """What is found of an arm, in a line; of a long name the middle is left out."""
-    from dataclasses import replace
+def sentence(comparison: Comparison, metric: str, cells: int, against: str = BASELINE) -> str:
+    """What is found of an arm, in a line; of a long name the middle is left out.
+
+    Args:
+        comparison: the arm with its numbers.
+        metric: the deciding one.
+        cells: that the line has.
+        against: which arms were held against what, as in a view's verdicts.
+    """
+    other = "the baseline" if against == BASELINE else "what it is held against"
 
     def said(arm: str) -> str:
-        return wording.plain(wording.sentence(replace(comparison, arm=arm), metric))
+        named = replace(comparison, arm=arm)
+        return wording.plain(sentences.line(named, metric, against=other).text)
 
     over = cell_len(said(comparison.arm)) - cells
     room = max(NAME, cell_len(wording.plain(comparison.arm)) - over)
@@ -265,7 +275,7 @@ def _verdicts(view: View, width: int, most: int | None) -> Iterator[RenderableTy
         yield _line(headed(view, title), width, "dim")
         those, more = few(comparisons, most)
         for each in those:
-            said = sentence(each, view.metric, width)
+            said = sentence(each, view.metric, width, title)
             yield _line(said, width, STYLES.get(each.verdict, ""))
         yield from _more(more)
 

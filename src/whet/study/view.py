@@ -12,6 +12,7 @@ from whet.study.statistics import Comparison
 
 NOTHING, REHEARSED, PREPARING = "nothing", "rehearsed", "preparing"
 RUNNING, SILENT, GONE, STOPPED = "running", "silent", "gone", "stopped"
+BASELINE = "against the baseline"  # among a view's verdicts
 FINISHED, UNREADABLE = "finished", "unreadable"
 Verdicts = tuple[tuple[str, tuple[Comparison, ...]], ...]
 
