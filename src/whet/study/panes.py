@@ -247,15 +247,25 @@ def drawn(view: View, width: int, height: int | None = None, bar: bool = False) 
     why, words = remedy(view)
     if words:
         parts += [_line(why, width), *(Text(line) for line in command(words, width))]
-    each = None if height is None else max(2, (height - len(parts) - 6) // 3)
+    view, each = _fitted(view, None if height is None else height - len(parts))
     if view.running:
         those, more = few(view.running, each)
         parts += [Text(), running(those, width), *_more(more)]
     return Group(*parts, *_troubles(view, width, each), *_verdicts(view, width, each))
 
 
+def _fitted(view: View, height: int | None) -> tuple[View, int | None]:
+    """The questions that find room in so many lines, and how many lines each block has there."""
+    if height is None:
+        return view, None
+    view = replace(view, verdicts=view.verdicts[: max(1, height // 10)])
+    heads = 2 * bool(view.running) + bool(view.troubles) + 2 * len(view.verdicts)
+    blocks = bool(view.running) + bool(view.troubles) + len(view.verdicts)
+    return view, max(2, (height - heads) // max(1, blocks))
+
+
 def _bar(view: View, cells: int) -> Text:
-    full = cells * view.done // view.of
+    full = min(cells, cells * view.done // view.of)
     line = "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
     return Text.assemble((line * full, "blue"), (line * (cells - full), "dim"))
 
