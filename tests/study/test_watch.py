@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.study.test_resume import COMMAND, PATIENCE, ROOT, Study, _as_in_a_terminal, all_end
+from whet.cli import main
 from whet.study import files, live, pulse
 from whet.study.conduct import Evidence
 from whet.study.live import Watcher, look
@@ -49,14 +51,19 @@ def study(tmp_path: Path) -> Iterator[Study]:
 
 
 def test_lines_tell_what_changed_and_nothing_else(study: Study) -> None:
-    conductor = study.start("--methods", "good,noise,raises", "--seeds", "2", seconds=0.4)
+    conductor = study.start("--methods", "good,noise,raises", "--seeds", "2", seconds=0.3)
     until((study.out / "study.json").exists)
+    os.killpg(conductor.pid, signal.SIGSTOP)  # until those who look on are there
     seen = look(study.out)
     quick = ("--every", "0.1")
     lines, objects = watch(str(study.out), *quick), watch(str(study.out), *quick, "--json")
+    assert lines.stdout is not None
+    assert objects.stdout is not None
+    out, told = lines.stdout.readline(), objects.stdout.readline()
+    os.killpg(conductor.pid, signal.SIGCONT)
     assert conductor.wait(PATIENCE) == 1
-    out, error = lines.communicate(timeout=PATIENCE)
-    told, _ = objects.communicate(timeout=PATIENCE)
+    more, error = lines.communicate(timeout=PATIENCE)
+    out, told = out + more, told + objects.communicate(timeout=PATIENCE)[0]
     assert (lines.returncode, objects.returncode, error) == (1, 1, "")  # a run failed
     every = [line[9:] for line in out.splitlines()]
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in out.splitlines())
@@ -154,10 +161,15 @@ class TestFinished:
         wanted = {each.arm: each for each in toy.comparisons}
         assert all(wanted[each.arm] == each for each in found)
 
-    def test_once(self, folder: Path) -> None:
-        process = watch(str(folder), "--once")
-        out, error = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, error) == (1, "")  # runs failed
+    def test_once(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setattr(sys, "argv", ["whet", "watch", str(folder), "--once"])
+        with pytest.raises(SystemExit, match="1"):  # runs failed
+            main()
+        out, error = capsys.readouterr()
+        assert error == ""
         assert not CONTROL.search(out)
         assert max(map(len, out.splitlines())) <= 80
         assert "provisional" in out  # those that failed are missing
@@ -216,12 +228,18 @@ def _copied(folder: Path, to: Path) -> Path:
 
 
 class TestNoStudyYet:
-    def test_how_to_begin(self, tmp_path: Path) -> None:
-        for place, said in ((tmp_path, "holds no study yet"), (tmp_path / "no", "is no folder")):
-            process = watch(str(place), "--once")
-            out, error = process.communicate(timeout=PATIENCE)
-            assert (process.returncode, out) == (2, "")
-            assert f"{place} {said}. Begin with: whet study TASK --out {place}" in error
+    @pytest.mark.parametrize(("name", "said"), [("", "holds no study yet"), ("no", "is no folder")])
+    def test_how_to_begin(
+        self, name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        place = tmp_path / name
+        monkeypatch.setattr(sys, "argv", ["whet", "watch", str(place), "--once"])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert f"{place} {said}. Begin with: whet study TASK --out {place}" in error
         assert [*tmp_path.iterdir()] == []
 
     def test_a_rehearsal_only(self, folder: Path, tmp_path: Path) -> None:

@@ -176,12 +176,9 @@ class TestTimeLeft:
 
     def left(self, nodes: list[Node], took: dict[tuple[str, int], float], running: list[pulse.Now],
              jobs: int = 1) -> float | None:  # fmt: skip
-        rows = {
-            node.key: {"arm": node.arm, "status": "done", "seconds": took[node.arm, node.seed]}
-            for node in nodes
-            if (node.arm, node.seed) in took
-        }
-        return time_left(nodes, rows, running, jobs)
+        rows = [{"arm": arm, "status": "done", "seconds": each} for (arm, _), each in took.items()]
+        waiting = [node for node in nodes if (node.arm, node.seed) not in took]
+        return time_left(waiting, rows, running, jobs)
 
     def test_by_arm(self) -> None:
         nodes = [self.node(arm, seed) for seed in range(3) for arm in ("a", "b")]

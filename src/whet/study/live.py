@@ -94,17 +94,17 @@ class Watcher:
             return _unplanned(folder, holder, beside)
         there = _names(folder / "nodes")
         rows = self._read(plan, there)
-        own = _running(self.store, plan, rows, there, holder, self._clock)
+        own = _running(folder, plan, rows, there, holder, self._clock)
         running = [each for each in own if each is not None]
-        ended = tuple(Ended.of(row, plan.metric) for node in plan.judged
-                      if (row := rows.get(node.key)) is not None)  # fmt: skip
+        ended = tuple(Ended.of(rows[key], plan.metric) for key in plan.judged if key in rows)
         view = View(
             folder, "", plan.title, plan.metric, plan.study["command"], len(plan.judged), ended,
             (*running, *beside), len(own) - len(running), None, holder,
             self._verdicts(plan, rows),
         )  # fmt: skip
         at_work = holder is not None and not holder.gone
-        left = time_left(plan.nodes, rows, running, plan.study["jobs"]) if at_work else None
+        waiting = [node for node, key, _ in plan.nodes if key not in rows]
+        left = time_left(waiting, rows.values(), running, plan.study["jobs"]) if at_work else None
         return replace(view, state=_state(view), left=left)
 
     def _planned(self) -> _Plan | None:
@@ -130,19 +130,19 @@ class Watcher:
     def _read(self, plan: _Plan, there: set[str]) -> dict[str, Row]:
         """Rows by key; one that is done stays, one that failed may be tried again."""
         found = dict(self._rows)
-        for node in plan.nodes:
-            if node.key in found or node.folder not in there:
+        for node, key, name in plan.nodes:
+            if key in found or name not in there:
                 continue
             with suppress(WhetError):
                 if (row := self.store.done(node)) is not None:
-                    found[node.key] = self._rows[node.key] = row
+                    found[key] = self._rows[key] = row
                 elif (row := self.store.failed(node)) is not None:
-                    found[node.key] = row
+                    found[key] = row
         return found
 
     def _verdicts(self, plan: _Plan, rows: Mapping[str, Row]) -> Verdicts:
         """The answers so far, best first; computed again once another row is there."""
-        known = [rows[node.key] for node in plan.judged if node.key in rows]
+        known = [rows[key] for key in plan.judged if key in rows]
         stamp = [(row["key"], row["status"]) for row in known]
         if stamp != self._compared[0]:
             self._compared = (stamp, tuple(_answers(plan.study, known)))
@@ -154,8 +154,10 @@ class _Plan:
 
     def __init__(self, study: dict[str, Any]) -> None:
         self.study = study
-        self.nodes = [Node.from_json(values) for values in study["nodes"]]
-        self.judged = trie.judged(self.nodes)
+        nodes = [Node.from_json(values) for values in study["nodes"]]
+        # hashes, that would else be computed again at every look
+        self.nodes = [(node, node.key, node.folder) for node in nodes]
+        self.judged = [node.key for node in trie.judged(nodes)]
         self.title, self.metric = study["task"]["title"], study["task"]["metric"]
 
 
@@ -233,17 +235,18 @@ def _beside(folder: Path, holder: Holder | None, clock: Callable[[], float]) -> 
 
 
 def _running(
-    store: Store, plan: _Plan, rows: Mapping[str, Row], there: set[str], holder: Holder | None,
+    folder: Path, plan: _Plan, rows: Mapping[str, Row], there: set[str], holder: Holder | None,
     clock: Callable[[], float],
 ) -> list[Now | None]:  # fmt: skip
     """Runs in progress; None for each that was cut off."""
     found: list[Now | None] = []
-    for node in plan.nodes:
-        if node.folder not in there or node.key in rows:
+    for _, key, name in plan.nodes:
+        if name not in there or key in rows:
             continue
-        now = pulse.read(store.folder_of(node), clock=clock)
+        place = folder / "nodes" / name
+        now = pulse.read(place, clock=clock)
         if now is not None:
-            found.append(now if _lives(now, store.folder_of(node), holder) else None)
+            found.append(now if _lives(now, place, holder) else None)
     return found
 
 

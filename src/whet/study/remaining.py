@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from whet.study.plan import Node, Row
 from whet.study.pulse import Now
 
 
 def time_left(
-    nodes: Sequence[Node], rows: Mapping[str, Row], running: Sequence[Now], jobs: int
+    waiting: Sequence[Node], rows: Iterable[Row], running: Sequence[Now], jobs: int
 ) -> float | None:
     """Seconds that the missing runs may take, at the pace of those that ended.
 
@@ -17,13 +17,13 @@ def time_left(
     share of that. So many go at a time as do now, and none takes less than the longest of them.
 
     Args:
-        nodes: of the study.
-        rows: of the runs that ended, by key.
+        waiting: nodes without a row, those in progress too.
+        rows: of the runs that ended.
         running: those in progress.
         jobs: runs at a time that the study was begun with.
     """
     took: dict[str, list[float]] = {}
-    for row in rows.values():
+    for row in rows:
         if row["status"] == "done" and row.get("seconds") and not row.get("rode_on"):
             took.setdefault(row["arm"], []).append(row["seconds"])
     if not took:
@@ -33,8 +33,8 @@ def time_left(
              if now.update is not None and now.of}  # fmt: skip
     left = [
         _mean(took.get(node.arm) or [usual]) * max(0.0, share.get((node.arm, node.seed), 1.0))
-        for node in nodes
-        if node.key not in rows and node.rides is None
+        for node in waiting
+        if node.rides is None
     ]
     return max(sum(left) / max(1, jobs, len(running)), *left) if left else None
 
