@@ -219,6 +219,8 @@ def study(
         screen.print(display.table(family.comparisons, metric, title=family.title))
     for table in control_tables.shown(found.controlled, found.confirmation, metric):
         screen.print(table)
+    for line in display.summary([*found.comparisons, *found.leaving], metric, screen.width):
+        screen.print(line)
     if pick:
         _show(found)
     failed = sum(row["status"] == "failed" for row in found.rows)
@@ -254,16 +256,20 @@ def report(
     """Write a study's results, verdicts and report anew from its files.
 
     Works on a study that was stopped or is still running, with what there
-    is so far.
+    is so far; then it says how much is missing and how to continue.
 
     \b
     [bold]Examples[/bold]
       whet report whet-studies/digits
       whet report whet-studies/digits --format latex --out paper/
     """
+    from whet.study import panes
     from whet.study.conduct import again
     from whet.study.exports.formats import wanted
+    from whet.study.live import look
 
     wanted(formats)  # before anything is written
     for path in again(folder).export(formats, out):
         typer.echo(f"{'report' if path.suffix == '.html' else 'written'}: {path}")
+    for line in panes.unfinished(look(folder)):
+        typer.echo(line, err=True)

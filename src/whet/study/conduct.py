@@ -161,7 +161,7 @@ def _rehearse(
     nodes: Sequence[Node], store: Store, *, planner: Planner, console: Console, train: str,
     jobs: int | None = None,
 ) -> None:  # fmt: skip
-    with display.progress(console, len(nodes), "") as watch:
+    with display.progress(console, len(nodes), "", store) as watch:
         at_a_time = planner.request.jobs or jobs
         executor = planner.where.open(store, train, planner.device, at_a_time)
         schedule(nodes, store, watch, executor)
@@ -201,7 +201,7 @@ def _run(ready: Prepared, store: Store, console: Console, planner: Planner, trai
     others = store.others(nodes)
     if others:
         _say(console, f"{wording.counted(others, 'run')} of other settings or code: kept, unused")
-    with display.progress(console, len(waiting), study["task"]["metric"]) as watch:
+    with display.progress(console, len(waiting), study["task"]["metric"], store) as watch:
         if waiting:
             tended = _Tended(watch, store, references)
             executor = planner.where.open(store, train, planner.device, jobs)

@@ -39,6 +39,7 @@ from whet.study import conditions, paces, riders
 from whet.study.clock import Clock
 from whet.study.memory import Peak, apart
 from whet.study.plan import Node, Row, Settings
+from whet.study.pulse import Pulse
 from whet.study.rehearsal import FEW
 from whet.study.trie import span
 from whet.task import Task
@@ -100,8 +101,8 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
     total = run.stack.run.total or 1
     run.evaluate_every = run.checkpoint_every = max(1, total // EVALUATIONS)
     before = _branched(run, node, folder)
-    run.callbacks.append(clock)
     until = None if node.until is None else spans.cut(node.until, total)
+    run.callbacks += [clock, Pulse(node, folder, until)]
     run.callbacks.append(Unsaved() if until is None else Untold(until))
     run.fit(until)
     seen = paces.joined(before.get("paces", []), clock.paces(_cuts(node)))

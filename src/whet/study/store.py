@@ -6,6 +6,7 @@ nodes/NODE/row.json   what came out of one node
 nodes/NODE/manifest.json   renamed into place last: the node is done if and only if it is there
 nodes/NODE/failed.json     the last attempt failed; the same command tries again
 nodes/NODE/log.txt         what the node printed
+nodes/NODE/now.json        what the run is at, while it trains
 nodes/NODE/job.json  batch.json  run.lock   while another machine trains the node
 results.jsonl         one row a node, appended as they end, rebuilt when a study begins and ends
 results.csv  verdicts.json  report.html  gains.svg
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import files, wording
+from whet.study import files, pulse, wording
 from whet.study.plan import STATUSES, Node, Row
 
 FORMAT = 1
@@ -54,7 +55,8 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[int | None]:
         """Hold the folder against other processes; yields the process that died holding it."""
-        with files.locked(self.folder / LOCK, f"The study in {self.folder}") as dead:
+        path = self.folder / LOCK
+        with files.locked(path, f"The study in {self.folder}") as dead, pulse.beating(path):
             yield dead
 
     def claim(self, task: str) -> None:
@@ -140,6 +142,7 @@ class Store:
         """Forget the failed attempts of nodes that are about to be tried again."""
         for node in nodes:
             (self.folder_of(node) / "failed.json").unlink(missing_ok=True)
+            pulse.end(self.folder_of(node))  # a killed process left it
 
     def done(self, node: Node) -> Row | None:
         """The row of a node whose manifest is in place and fits it, else None."""
