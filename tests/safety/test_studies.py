@@ -19,7 +19,7 @@ from tests.safety.mutations import changed_json, fuzz, only_whet_errors
 from tests.study import designs, invented
 from tests.study.inline import DRAWN
 from whet.errors import InputError, WhetError
-from whet.study import conduct, files, trie
+from whet.study import evidence, files, trie
 from whet.study.exports import latex, markdown, references, spreadsheet
 from whet.study.plan import BASELINE, Node
 from whet.study.report import page
@@ -67,7 +67,7 @@ def put_row(store: Store, node: Node, data: bytes, name: str = "row.json") -> No
 
 def told(folder: Path) -> None:
     with only_whet_errors():
-        found = conduct.again(folder)
+        found = evidence.again(folder)
         assert found.report.exists()
         assert json.loads((folder / "verdicts.json").read_text())["part"] == "judge"
         for kind in (markdown, latex, spreadsheet):
@@ -166,7 +166,7 @@ def test_wild_numbers_are_drawn(data: st.DataObject) -> None:
                 put_row(store, node, json.dumps(data.draw(wild(row))).encode())
         told(Path(home))
         with only_whet_errors():
-            for path in conduct.again(Path(home)).export("figures"):
+            for path in evidence.again(Path(home)).export("figures"):
                 assert path.stat().st_size < 4_000_000
 
 
@@ -214,7 +214,7 @@ class TestReasons:
         data = json.dumps({"format": FORMAT, **STUDY} | change)
         (tmp_path / "study.json").write_text(data)
         with pytest.raises(InputError, match=said):
-            conduct.again(tmp_path)
+            evidence.again(tmp_path)
 
     def test_of_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
         (tmp_path / "study.json").mkdir()
@@ -228,7 +228,7 @@ class TestReasons:
         row = store.done(NODES[0])
         assert row is not None
         assert row["metrics"] == {"judge": {"accuracy": None, "auc": 0.0, "f1": 0.5}}
-        assert conduct.again(tmp_path).comparisons[0].left_out == (
+        assert evidence.again(tmp_path).comparisons[0].left_out == (
             (0, "baseline without a finite accuracy"),
         )
 

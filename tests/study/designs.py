@@ -6,8 +6,8 @@ from typing import Any
 
 from tests.study import invented
 from whet.study import confirm, contrasts, controls, families, report, statistics, trie
-from whet.study.conduct import compare
 from whet.study.confirm import Confirmation, Confirmed
+from whet.study.evidence import compare
 from whet.study.plan import BASELINE, Arm, Node, Row
 
 CONFIDENCE = 0.95

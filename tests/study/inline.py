@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from whet.study import curves, figures
-from whet.study.conduct import Evidence, conduct
+from whet.study.conduct import conduct
+from whet.study.evidence import Evidence
 from whet.study.plan import Node, Row
 from whet.study.report import page, plots
 from whet.study.request import Request

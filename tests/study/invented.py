@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.study.fakes import noise
 from whet.study import confirm, controls, families, report, statistics
-from whet.study.conduct import Evidence
+from whet.study.evidence import Evidence
 from whet.study.plan import BASELINE, Row
 
 METRIC = "accuracy"

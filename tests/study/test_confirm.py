@@ -18,7 +18,7 @@ from tests.study.inline import study
 from whet import Study, Task, parsing
 from whet.errors import InputError
 from whet.study import confirm, control_tables, files, plan
-from whet.study.conduct import again
+from whet.study.evidence import again
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.request import Request
 from whet.study.statistics import HELPS

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from whet.study import compare, display, wording
-from whet.study.conduct import Evidence
+from whet.study.evidence import Evidence
 from whet.study.plan import Node
 
 

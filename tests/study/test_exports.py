@@ -11,7 +11,7 @@ from tests.study import invented
 from whet import whole
 from whet.cli import application
 from whet.errors import InputError, UnknownName, WhetError
-from whet.study.conduct import Evidence
+from whet.study.evidence import Evidence
 from whet.study.exports import formats, spreadsheet
 from whet.study.plan import BASELINE, Node
 

@@ -13,7 +13,7 @@ from markdown_it.token import Token
 from tests.safety.mutations import fuzz
 from tests.study import invented
 from whet.study import wording
-from whet.study.conduct import Evidence
+from whet.study.evidence import Evidence
 from whet.study.exports import markdown
 from whet.study.exports.tabulated import Table
 

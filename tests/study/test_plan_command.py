@@ -18,7 +18,8 @@ from tests.study import fakes
 from whet import Study, Task, checkpoint, cli
 from whet.errors import InputError
 from whet.study import confirm, figures, node, planned, report, worker
-from whet.study.conduct import Evidence, conduct
+from whet.study.conduct import conduct
+from whet.study.evidence import Evidence
 from whet.study.executors.choice import Choice
 from whet.study.executors.here import Here
 from whet.study.plan import BASELINE, Node, Row

@@ -14,7 +14,7 @@ import pytest
 
 from tests.study.conftest import ARMS
 from whet.study import figures, report, statistics
-from whet.study.conduct import Evidence, conclude
+from whet.study.evidence import Evidence, conclude
 from whet.study.request import Request
 from whet.study.store import Store
 

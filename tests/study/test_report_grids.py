@@ -8,7 +8,7 @@ from tests.study import designs
 from tests.study.designs import arm
 from tests.study.test_page import said
 from whet.study import contrasts, families, wording
-from whet.study.conduct import compare
+from whet.study.evidence import compare
 from whet.study.families import Family
 from whet.study.fractions import AtFraction
 from whet.study.plan import BASELINE, Arm

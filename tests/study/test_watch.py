@@ -17,7 +17,7 @@ import pytest
 from tests.study.test_resume import COMMAND, PATIENCE, ROOT, Study, _as_in_a_terminal, all_end
 from whet.cli import main
 from whet.study import files, live, pulse
-from whet.study.conduct import Evidence
+from whet.study.evidence import Evidence
 from whet.study.live import Watcher, look
 from whet.study.plan import Node
 from whet.study.store import Store

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from whet.study import changes, display, live, panes, pulse
-from whet.study.conduct import Evidence
+from whet.study.evidence import Evidence
 from whet.study.plan import Node
 from whet.study.pulse import Now
 from whet.study.statistics import Comparison

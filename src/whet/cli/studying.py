@@ -10,7 +10,7 @@ import typer
 from whet.cli.application import console
 
 if TYPE_CHECKING:
-    from whet.study.conduct import Evidence
+    from whet.study.evidence import Evidence
 
 
 def study(
@@ -264,7 +264,7 @@ def report(
       whet report whet-studies/digits --format latex --out paper/
     """
     from whet.study import panes
-    from whet.study.conduct import again
+    from whet.study.evidence import again
     from whet.study.exports.formats import wanted
     from whet.study.live import look
 

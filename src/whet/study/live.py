@@ -165,7 +165,7 @@ def _answers(
     study: dict[str, Any], rows: Sequence[Row]
 ) -> Iterator[tuple[str, tuple[Comparison, ...]]]:
     from whet.study import families, statistics
-    from whet.study.conduct import compare
+    from whet.study.evidence import compare
     from whet.study.prepare import CONFIDENCE
 
     found = families.divided(study, rows, compare(study, rows), CONFIDENCE)

@@ -13,7 +13,8 @@ from rich.console import Console
 from whet import places, sources
 from whet.errors import InputError
 from whet.study import arms, identity
-from whet.study.conduct import Evidence, conduct
+from whet.study.conduct import conduct
+from whet.study.evidence import Evidence
 from whet.study.planned import Plan
 from whet.study.rehearsal import Rehearsal
 from whet.study.request import Request

@@ -15,8 +15,8 @@ from whet.study.report import facts
 from whet.study.sentences import sentence
 
 if TYPE_CHECKING:
-    from whet.study.conduct import Evidence
     from whet.study.confirm import Confirmation
+    from whet.study.evidence import Evidence
     from whet.study.families import Family
 
 Drawn = Mapping[str, Picture]

@@ -11,7 +11,7 @@ from whet.study import files
 from whet.study.exports import latex, markdown, pictures, references, spreadsheet
 
 if TYPE_CHECKING:
-    from whet.study.conduct import Evidence
+    from whet.study.evidence import Evidence
 
 Files = Mapping[str, str | bytes]
 

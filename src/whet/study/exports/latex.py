@@ -13,7 +13,7 @@ from whet.study.exports.setting import Ready, render
 from whet.study.exports.tabulated import Table
 
 if TYPE_CHECKING:
-    from whet.study.conduct import Evidence
+    from whet.study.evidence import Evidence
 
 TEMPLATE = "report.tex.jinja"
 MARKS = {

@@ -12,7 +12,7 @@ from whet.study.exports.setting import Ready, render
 from whet.study.exports.tabulated import Table
 
 if TYPE_CHECKING:
-    from whet.study.conduct import Evidence
+    from whet.study.evidence import Evidence
 
 TEMPLATE = "report.md.jinja"
 SPECIAL = re.compile(r"[\\`*_\[\]<>|~$&{}^]")

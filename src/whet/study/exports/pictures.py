@@ -15,7 +15,7 @@ from whet.study.statistics import Comparison, ranked
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from whet.study.conduct import Evidence
+    from whet.study.evidence import Evidence
     from whet.study.families import Family
 
 FOLDER, DOTS = "figures", 300  # to an inch

@@ -13,7 +13,7 @@ from whet.study.report import facts
 from whet.study.statistics import Comparison, Ratio, ranked
 
 if TYPE_CHECKING:
-    from whet.study.conduct import Evidence
+    from whet.study.evidence import Evidence
 
 COLUMNS = (
     "arm", "family", "placement", "n", "gain", "low", "high", "p", "p_holm", "p_max_t",
