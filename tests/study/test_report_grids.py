@@ -125,7 +125,7 @@ class TestInteractions:
 def test_a_screening_shows_which_run_has_which_method() -> None:
     page = designs.screening()
     assert said(page).count("Main effects") == 2  # with the verdicts, and with its own figure
-    assert "A study of the design `screening`" in page
+    assert "A study of the design screening" in page
     section = page[page.index("Which run has which method") :]
     row = section[section.index("a+b</th>") :].partition("</tr>")[0]
     assert re.findall(">(with|without)<", row) == ["with", "with", "without"]

@@ -42,7 +42,7 @@ def design(study: Mapping[str, Any]) -> str:
     kinds = {family.partition("@")[0] for family in study.get("contrasts") or {}}
     if kinds - {"data"}:
         return (
-            f"A study of the design `{study.get('design', 'unknown')}`, {len(study['arms'])} arms"
+            f"A study of the design {study.get('design', 'unknown')}, {len(study['arms'])} arms"
         )
     if alone == len(sizes) and not lacking:
         placed = {arm.get("placement") or "whole" for arm in study["arms"] if about[arm["name"]]}
