@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from whet.study import changes, display, live, panes, pulse
+from whet.study import changes, display, live, panes, phrases, pulse
 from whet.study.evidence import Evidence
 from whet.study.plan import Node
 from whet.study.pulse import Now
@@ -74,10 +74,10 @@ def test_a_long_name_keeps_both_ends_and_the_numbers_stay() -> None:
 
 
 def test_double_width_is_counted() -> None:
-    assert cell_len(panes.shortened(CHINESE, 21)) in (20, 21)
-    assert panes.shortened("短", 21) == "短"
-    assert panes.shortened("abc", 3) == "abc"
-    assert panes.shortened("abcd", 3) == "a…d"
+    assert cell_len(phrases.shortened(CHINESE, 21)) in (20, 21)
+    assert phrases.shortened("短", 21) == "短"
+    assert phrases.shortened("abc", 3) == "abc"
+    assert phrases.shortened("abcd", 3) == "a…d"
 
 
 def test_many_runs_find_room_in_24_lines() -> None:
@@ -94,7 +94,7 @@ def test_many_runs_find_room_in_24_lines() -> None:
 
 def test_the_command_can_be_given_to_a_shell_as_it_is_printed() -> None:
     words = f"whet study task.py --methods {LONG.replace('+', ',')[:50]} --seeds 5 --out a/b/c"
-    shown = list(panes.command(words, 60))
+    shown = list(phrases.command(words, 60))
     assert len(shown) > 1
     assert max(map(len, shown)) <= 60
     joined = re.sub(r" +", " ", "\n".join(shown).replace("\\\n", " ")).strip()
@@ -102,11 +102,11 @@ def test_the_command_can_be_given_to_a_shell_as_it_is_printed() -> None:
 
 
 def test_time_left_in_words() -> None:
-    assert panes.about(None) == ""
-    assert panes.about(0.2) == "about 1 s left"
-    assert panes.about(89) == "about 89 s left"
-    assert panes.about(600) == "about 10 min left"
-    assert panes.about(9000) == "about 2.5 h left"
+    assert phrases.about(None) == ""
+    assert phrases.about(0.2) == "about 1 s left"
+    assert phrases.about(89) == "about 89 s left"
+    assert phrases.about(600) == "about 10 min left"
+    assert phrases.about(9000) == "about 2.5 h left"
 
 
 class TestChanges:

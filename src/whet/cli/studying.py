@@ -263,7 +263,7 @@ def report(
       whet report whet-studies/digits
       whet report whet-studies/digits --format latex --out paper/
     """
-    from whet.study import panes
+    from whet.study import phrases
     from whet.study.evidence import again
     from whet.study.exports.formats import wanted
     from whet.study.live import look
@@ -271,5 +271,5 @@ def report(
     wanted(formats)  # before anything is written
     for path in again(folder).export(formats, out):
         typer.echo(f"{'report' if path.suffix == '.html' else 'written'}: {path}")
-    for line in panes.unfinished(look(folder)):
+    for line in phrases.unfinished(look(folder)):
         typer.echo(line, err=True)

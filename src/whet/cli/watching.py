@@ -62,11 +62,11 @@ def watch(
 
 def _check(view: View) -> None:
     from whet.errors import InputError
-    from whet.study import panes
+    from whet.study import phrases
     from whet.study.view import NOTHING
 
     if view.state == NOTHING:
-        why, words = panes.remedy(view)
+        why, words = phrases.remedy(view)
         there = "holds no study yet" if view.folder.is_dir() else "is no folder"
         raise InputError(f"{view.folder} {there}. {why} {words}")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from whet.study import panes, pulse, wording
+from whet.study import panes, phrases, pulse, wording
 from whet.study.pulse import Now
 from whet.study.statistics import TOO_FEW
 from whet.study.view import FINISHED, View
@@ -36,11 +36,11 @@ def _state(before: View | None, after: View, width: int) -> Iterator[str]:
     if told == known:
         return
     if after.title and (before is None or before.title != after.title):
-        yield panes.shortened(after.title, width)
-    standing = panes.standing(after) if after.of else ""
-    for said in filter(None, [standing, panes.state(after), after.note]):
-        yield panes.shortened_end(wording.plain(said), width)
-    why, words = panes.remedy(after)
+        yield phrases.shortened(after.title, width)
+    standing = phrases.standing(after) if after.of else ""
+    for said in filter(None, [standing, phrases.state(after), after.note]):
+        yield phrases.shortened_end(wording.plain(said), width)
+    why, words = phrases.remedy(after)
     if words:  # whole, as it is there to be copied
         yield wording.plain(f"{why} {words}")
 
@@ -54,13 +54,13 @@ def _begun(before: View | None, after: View, width: int) -> Iterator[str]:
     for now in after.running:
         was = known.get(_key(now))
         if was is None or now.seconds < was.seconds - 1:
-            yield panes.named(now, "begun" if was is None else "begun again", width)
+            yield phrases.named(now, "begun" if was is None else "begun again", width)
         elif now.silent > panes.QUIET >= was.silent:
             said = f"no sign of life for {wording.duration(now.silent)}"
-            yield panes.named(now, said, width)
+            yield phrases.named(now, said, width)
         elif (now.update, now.value) != (was.update, was.value) and _evaluated(was, now):
             value = f"{now.metric} {now.value:.4g}"
-            yield panes.named(now, f"update {now.update}/{now.of}, {value}", width)
+            yield phrases.named(now, f"update {now.update}/{now.of}, {value}", width)
 
 
 def _evaluated(was: Now, now: Now) -> bool:
@@ -76,13 +76,13 @@ def _ended(before: View | None, after: View, width: int) -> Iterator[str]:
     """Runs that ended since; before the first look only what went wrong is told one by one."""
     known = set() if before is None else {*before.ended}
     new = [each for each in after.ended if each not in known]
-    left = panes.about(after.left)
+    left = phrases.about(after.left)
     for number, each in enumerate(new, len(after.ended) - len(new) + 1):
         if before is not None or each in after.troubles:
             count = f"[{number}/{after.of}] "
             tail = f" ({left})" if left and each.status == "done" else ""
-            said = panes.outcome(each, after.metric)
-            yield count + panes.named(each, said, width - len(count) - len(tail)) + tail
+            said = phrases.outcome(each, after.metric)
+            yield count + phrases.named(each, said, width - len(count) - len(tail)) + tail
 
 
 def _found(before: View | None, after: View, width: int) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _found(before: View | None, after: View, width: int) -> Iterator[str]:
             each = next(c for t, those in after.verdicts if t == title for c in those
                         if c.arm == arm)  # fmt: skip
             so_far = "so far: " if after.missing else ""
-            yield so_far + panes.sentence(each, after.metric, width - len(so_far), title)
+            yield so_far + phrases.sentence(each, after.metric, width - len(so_far), title)
 
 
 def _verdicts(view: View) -> Iterator[tuple[tuple[str, str], str]]:
@@ -116,7 +116,7 @@ def to_json(view: View) -> dict[str, Any]:
         "provisional": bool(view.missing),
         "verdicts": [
             {"about": title, "comparisons": [
-                asdict(each) | {"sentence": panes.sentence(each, view.metric, WHOLE, title)}
+                asdict(each) | {"sentence": phrases.sentence(each, view.metric, WHOLE, title)}
                 for each in those]}
             for title, those in view.verdicts
         ],

@@ -15,7 +15,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
 from rich.text import Text
 
-from whet.study import panes, pulse, wording
+from whet.study import panes, phrases, pulse, wording
 from whet.study.plan import Node, Row
 from whet.study.pulse import Now
 from whet.study.statistics import (
@@ -45,7 +45,7 @@ class Pace:
         if not self.ended or self.ended == self.total:
             return ""
         each = (self._clock() - self._began) / self.ended
-        return panes.about(each * (self.total - self.ended))
+        return phrases.about(each * (self.total - self.ended))
 
 
 class Lines:
@@ -138,7 +138,7 @@ class Bars:
     def _say(self, node: Node, what: str, row: Row) -> None:
         ended = Ended(node.arm, node.seed, what)
         said = f"{what}: {wording.last_line(row.get('reason'))}"
-        line = Text(panes.named(ended, said, self._console.width), panes.MARKS.get(what, ""))
+        line = Text(phrases.named(ended, said, self._console.width), phrases.MARKS.get(what, ""))
         self._console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -157,7 +157,7 @@ def progress(
 
 def outcome(row: Row, metric: str) -> str:
     """A run's result in a few words."""
-    return panes.outcome(Ended.of(row, metric), metric)
+    return phrases.outcome(Ended.of(row, metric), metric)
 
 
 def rehearsed(rows: Mapping[str, Row]) -> Table:
@@ -220,7 +220,7 @@ def summary(comparisons: Sequence[Comparison], metric: str, width: int) -> Itera
     """What was found, a line an arm; arms of which nothing is shown in one line together."""
     shown = [each for each in ranked(comparisons) if each.verdict in panes.STYLES]
     for each in shown:
-        yield Text(panes.sentence(each, metric, width), panes.STYLES[each.verdict])
+        yield Text(phrases.sentence(each, metric, width), panes.STYLES[each.verdict])
     rest = len(comparisons) - len(shown)
     if rest:
         others = f"{'other ' if shown else ''}arm"

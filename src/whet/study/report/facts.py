@@ -41,9 +41,7 @@ def design(study: Mapping[str, Any]) -> str:
     lacking = sum(bool(those and about.get(held[name])) for name, those in about.items())
     kinds = {family.partition("@")[0] for family in study.get("contrasts") or {}}
     if kinds - {"data"}:
-        return (
-            f"A study of the design {study.get('design', 'unknown')}, {len(study['arms'])} arms"
-        )
+        return f"A study of the design {study.get('design', 'unknown')}, {len(study['arms'])} arms"
     if alone == len(sizes) and not lacking:
         placed = {arm.get("placement") or "whole" for arm in study["arms"] if about[arm["name"]]}
         if len(placed) > 1:
