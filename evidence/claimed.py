@@ -10,37 +10,58 @@ CLAIMED = [
         "R-Drop never hurts",
         "no study finds a loss.",
         arms=everywhere("r_drop"),
-        conclusion="TODO",
+        conclusion=(
+            "No loss is shown in eight studies, and no gain either. On Fashion-MNIST and Adult a "
+            "difference beyond the margin is ruled out. On Mammography the 95 % interval of the "
+            "loss leaves zero out; among so many arms that is not enough for a verdict."
+        ),
     ),
     Claim(
         "EMA with a decaying rate works every time",
         "every study finds a gain; the rate decays by a cosine in all of them.",
         arms=everywhere("ema"),
-        conclusion="TODO",
+        conclusion=(
+            "Not found: no gain in any of eight studies, and within the margin on Fashion-MNIST "
+            "and Adult. A cosine has brought the rate near zero by the end of each training, so "
+            "that the average and the last weights are much alike. It does no harm."
+        ),
     ),
     Claim(
         "EMA slows training, or hardly does",
         "the time per update with it is above 1.",
         arms=everywhere("ema"),
-        conclusion="TODO",
+        conclusion=(
+            "It costs little: what it adds to an update is a few per cent here, and one copy of "
+            "the weights. Its update alone takes 1.05 times what reading and writing the weights "
+            "takes (`make bench`)."
+        ),
     ),
     Claim(
         "SWA is free",
         "it takes no time, and no study finds a loss.",
         arms=everywhere("swa"),
-        conclusion="TODO",
+        conclusion=(
+            "Supported as far as this goes: no pass and no loss shown, but no gain either. The "
+            "cosine schedule runs on to near zero beneath it."
+        ),
     ),
     Claim(
         "MixUp helps locally sensitive tasks such as audio, few others",
         "a gain on fsdd, none on the images.",
         arms=dict.fromkeys(("fsdd", "fashion_mnist", "cifar10"), ("mixup", "cutmix")),
-        conclusion="TODO",
+        conclusion=(
+            "Not supported here: no gain on fsdd, nor on the images; CutMix hurts on all three. "
+            "These trainings last seconds and end before a network of this size overfits, which "
+            "is what mixing is against."
+        ),
     ),
     Claim(
         "Focal loss helps rare classes",
         "a gain in average precision on mammography, of whose rows 2.3 % are positive.",
         arms={"mammography": ("focal",)},
-        conclusion="TODO",
+        conclusion=(
+            "Not supported here: no gain in average precision is shown, and the mean is a loss."
+        ),
     ),
     Claim("Margin softmax helps when data are few, not when they are many", missing=LATER),
     Claim(
@@ -57,7 +78,11 @@ CLAIMED = [
                    for method in ("fgm", "pgd", "random_noise")]
             for name in PARTS
         },
-        conclusion="TODO",
+        conclusion=(
+            "Not shown: neither gain nor loss in any part, and noise of the same norm does as "
+            "much as far as five seeds tell. By the means the order is the claimed one over the "
+            "whole training (FGM and PGD above noise)."
+        ),
     ),
     Claim(
         "Semi-supervised methods work best late",
@@ -67,7 +92,12 @@ CLAIMED = [
             "few_labels": [f"fixmatch:mu=2{control}{at}" for at in ("@start", "", "@end")
                            for control in ("", ":control=true")]
         },
-        conclusion="TODO",
+        conclusion=(
+            "Contradicted here: in the last quarter it hurts by more than six points, and in no "
+            "part a gain is shown. Its pseudo-labels come from 250 labelled rows and 400 updates. "
+            "What helps is strong augmentation alone, in the first quarter; over the whole of "
+            "training its mean gain is larger and not shown."
+        ),
     ),
     Claim(
         "Different initialisations ensemble better than different snapshots",
@@ -78,7 +108,9 @@ CLAIMED = [
         "Distillation helps small models, at a temperature of about 5",
         "a gain for a student with a sixteenth of the weights, the largest at T = 5.",
         arms={"small_student": [f"distillation:temperature={t}" for t in (1, 2, 5, 10)]},
-        conclusion="TODO",
+        conclusion=(
+            "Not shown with five seeds; T = 5 has the largest mean gain of the four temperatures."
+        ),
     ),
     Claim(
         "A larger test resolution helps, less so the larger the training size",
