@@ -172,7 +172,7 @@ def test_a_run_of_a_wrapped_model_in_half_precision() -> None:
 
 
 # ask for no gradient but that of an input
-INPUT_GRADIENTS = ("fast_fgsm", "pgd_inputs", "vat")
+INPUT_GRADIENTS = ("adversarial_consistency", "fast_fgsm", "pgd_inputs", "vat")
 
 
 class Reentrant(Net):

@@ -117,6 +117,7 @@ class VAT(Consistency):
     iterations: int = number(default=1, low=1, whole=True)
 
     name: ClassVar[str] = "vat"
+    outside: ClassVar[tuple[str, ...]] = ("adversarial_consistency",)  # terms in one order
     card: ClassVar[Card] = Card(
         title="Virtual adversarial training (VAT)", paper="arXiv:1704.03976",
         cost="3 forward and backward passes; 3 more for unlabelled rows", tier=1,

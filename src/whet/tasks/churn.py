@@ -40,6 +40,7 @@ ABOUT = About(
         "fast_fgsm": {"during": [0.25, 1]}, "pgd": {"during": [0.25, 1]},
         "pgd_inputs": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
         "vat": {"epsilon": 0.5, "during": [0.25, 1]},
+        "adversarial_consistency": {"during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
@@ -52,6 +53,7 @@ ABOUT = About(
         "fixmatch": "the task has no unlabelled customers",
         "moco": "the task has no two views of a customer",
         "vat": "three passes for every update; ask for it by --methods vat",
+        "adversarial_consistency": "five passes for every update; ask for it by name",
     },
 )  # fmt: skip
 

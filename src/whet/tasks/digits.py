@@ -32,6 +32,7 @@ ABOUT = About(
         "moco": {"queue": 512, "at": "head"}, "pgd_inputs": {"during": [0.25, 1]},
         "random_noise": {"scope": "inputs", "epsilon": 8 / 255, "during": [0.25, 1]},
         "vat": {"epsilon": 0.5, "during": [0.25, 1]},
+        "adversarial_consistency": {"during": [0.25, 1]},
     },
     left_out={
         "fgm": "the model has no embedding to attack",
@@ -43,6 +44,7 @@ ABOUT = About(
         "fixmatch": "about 5 times the cost; ask for it by --methods fixmatch",
         "moco": "a pre-training method; ask for it by --methods moco",
         "vat": "three passes for every update, six with unlabelled rows; ask by --methods vat",
+        "adversarial_consistency": "five passes for every update; ask for it by name",
     },
 )  # fmt: skip
 

@@ -38,6 +38,7 @@ ABOUT = About(
         "pgd": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
         "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
         "vat": {"scope": "embeddings", "epsilon": 0.5, "during": [0.25, 1]},
+        "adversarial_consistency": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
@@ -51,6 +52,7 @@ ABOUT = About(
         "fixmatch": "the task has no unlabelled requests",
         "moco": "the task has no two views of a request",
         "vat": "three passes for every update; ask for it by --methods vat",
+        "adversarial_consistency": "five passes for every update; ask for it by name",
     },
 )  # fmt: skip
 
