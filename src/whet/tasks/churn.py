@@ -41,6 +41,7 @@ ABOUT = About(
         "pgd_inputs": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
         "vat": {"epsilon": 0.5, "during": [0.25, 1]},
         "adversarial_consistency": {"during": [0.25, 1]},
+        "free_at": {"during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
@@ -54,6 +55,7 @@ ABOUT = About(
         "moco": "the task has no two views of a customer",
         "vat": "three passes for every update; ask for it by --methods vat",
         "adversarial_consistency": "five passes for every update; ask for it by name",
+        "free_at": "sees a part of the data only; ask for it by --methods free_at",
     },
 )  # fmt: skip
 

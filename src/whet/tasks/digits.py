@@ -33,6 +33,7 @@ ABOUT = About(
         "random_noise": {"scope": "inputs", "epsilon": 8 / 255, "during": [0.25, 1]},
         "vat": {"epsilon": 0.5, "during": [0.25, 1]},
         "adversarial_consistency": {"during": [0.25, 1]},
+        "free_at": {"during": [0.25, 1]},
     },
     left_out={
         "fgm": "the model has no embedding to attack",
@@ -45,6 +46,7 @@ ABOUT = About(
         "moco": "a pre-training method; ask for it by --methods moco",
         "vat": "three passes for every update, six with unlabelled rows; ask by --methods vat",
         "adversarial_consistency": "five passes for every update; ask for it by name",
+        "free_at": "sees a part of the data only; ask for it by --methods free_at",
     },
 )  # fmt: skip
 

@@ -53,6 +53,7 @@ ABOUT = About(
         "moco": "the task has no two views of a request",
         "vat": "three passes for every update; ask for it by --methods vat",
         "adversarial_consistency": "five passes for every update; ask for it by name",
+        "free_at": "the inputs are numbers of words, which cannot be moved",
     },
 )  # fmt: skip
 
