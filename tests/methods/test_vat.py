@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.contract.case import Case
 from tests.contract.fixture import close, data, equal, inputs, make_model, make_stack, weights
+from tests.contract.found import case, names
 from tests.methods.pictures import IMAGES, given_to, learned, pictures
 from tests.methods.traps import trap
 from whet import modes, seeding
@@ -286,6 +287,15 @@ def test_it_takes_place_within_each_pass_of_r_drop(passes: str) -> None:
     tiny.step(PARTS[0])
     assert abs(tiny.terms["vat"]) < 1e-5 < tiny.terms["r_drop"]
     assert tiny.run.module.norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "vat"])
+def test_beside_every_method_both_passes_are_of_one_network(name: str) -> None:
+    """Where nothing moves nothing diverges: masks, noise, mixtures and shifts are the same."""
+    stack = make_stack([case(name).method, small(epsilon=1e-3)])
+    for batch in PARTS[:3]:
+        stack.step(batch)
+        assert abs(stack.terms["vat"]) < 1e-5
 
 
 def test_it_sees_the_unlabelled_rows_of_fixmatch() -> None:
