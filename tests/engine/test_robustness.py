@@ -24,6 +24,7 @@ from whet.methods import SWA, Snapshot
 from whet.objectives import family
 from whet.predict import MeanPredictor, ModelPredictor, model_state
 from whet.robustness import attacked, robust_accuracy
+from whet.study import node
 from whet.task import Task
 
 RECORDED = json.loads(record_torchattacks.VALUES.read_text(encoding="utf-8"))
@@ -85,8 +86,8 @@ def test_oracle_is_torchattacks(given: dict[str, Any], monkeypatch: pytest.Monke
 
 def test_a_linear_model_by_hand() -> None:
     """Right within epsilon while the margin exceeds epsilon times the weights' dual norm."""
-    maker = seeding.generator(5)
-    model, x = nn.Linear(4, 2), torch.randn(500, 4, generator=maker)
+    with seeding.borrowed(5):
+        model, x = nn.Linear(4, 2), torch.randn(500, 4)
     y = model(x).argmax(1)
     apart = (model.weight[1] - model.weight[0]).detach()
     margin = ((model(x)[:, 1] - model(x)[:, 0]) * (2 * y - 1)).detach()
@@ -185,6 +186,18 @@ def test_a_task_is_judged_by_it() -> None:
             robust_accuracy(predictor, batches, **settings)
         )
         assert predict.score(predictor, batches, decisive) == found[next(iter(found))]
+
+
+def test_a_study_judges_by_it_beside_its_confusion_matrix() -> None:
+    task = make_run().task
+    robust = metrics.robust_accuracy(epsilon=0.2, at="floats", steps=2)
+    judged = Task(make_model(), task.train, task.select, task.judge, metrics=("accuracy", robust))
+    run = whet.Run(judged, whet.Stage(updates=4, batch_size=20), device="cpu").fit()
+    found = node._judged(run, run.predictor())
+    assert list(found["metrics"]["judge"]) == ["accuracy", "robust_accuracy"]
+    assert found["metrics"]["judge"] == run.evaluate()
+    matrix = np.array(found["confusion"])  # of the inputs as they are
+    assert matrix.trace() / matrix.sum() == pytest.approx(found["metrics"]["judge"]["accuracy"])
 
 
 def test_evaluating_by_it_leaves_training_as_it_is() -> None:
