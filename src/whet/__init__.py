@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from whet.objectives import Objective as Objective
     from whet.predict import Predictor as Predictor
     from whet.rate_finder import find_lr as find_lr
+    from whet.robustness import robust_accuracy as robust_accuracy
     from whet.run import Run as Run
     from whet.stack import Stack as Stack
     from whet.stage import Recipe as Recipe
@@ -34,7 +35,7 @@ _HOMES = {
     "Method": "method", "Objective": "objectives", "Predictor": "predict", "Recipe": "stage",
     "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
     "Study": "study.study", "Task": "task", "WhetError": "errors",
-    "find_lr": "rate_finder",
+    "find_lr": "rate_finder", "robust_accuracy": "robustness",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604

@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from whet import compiling, fsdp, objectives, parsing
+from whet import compiling, fsdp, objectives, parsing, robustness
 from whet import metrics as measures
 from whet.batch import Batch
 from whet.errors import CheckpointError, InputError
@@ -44,6 +45,14 @@ class Predictor(ABC):
     @abstractmethod
     def __call__(self, batch: Batch) -> Tensor:
         """Probabilities `(N, C)`; predictions `(N,)` or `(N, D)` for reals."""
+
+    def traced(self, batch: Batch) -> Tensor:
+        """The same with a gradient for the batch's inputs, which attacks climb.
+
+        Raises:
+            InputError: this predictor has none.
+        """
+        raise InputError(f"{type(self).__name__} gives no gradients of its inputs to attack along.")
 
     @abstractmethod
     def members(self) -> list[State]:
@@ -138,11 +147,15 @@ class ModelPredictor(Predictor):
         return [self.state]
 
     def __call__(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return self.traced(batch)
+
+    def traced(self, batch: Batch) -> Tensor:
         device = next(iter(self.state.values())).device if self.state else torch.device("cpu")
         inputs = batch.to(device).inputs
         args, kwargs = _arguments(inputs)
         uncompiled = compiling.as_written()  # in each call, a graph would meet other weights
-        with torch.no_grad(), uncompiled, evaluation_mode(self.model), self.autocast():
+        with uncompiled, evaluation_mode(self.model), self.autocast():
             output = self._output(args, kwargs)
         return self.family.probabilities(objectives.logits(output).float())
 
@@ -196,10 +209,16 @@ class MeanPredictor(Predictor):
         return [state for predictor in self.predictors for state in predictor.members()]
 
     def __call__(self, batch: Batch) -> Tensor:
-        total = self.predictors[0](batch)
-        for predictor in self.predictors[1:]:
-            total = total + predictor(batch)
-        return total / len(self.predictors)
+        return self._mean([predictor(batch) for predictor in self.predictors])
+
+    def traced(self, batch: Batch) -> Tensor:
+        return self._mean([predictor.traced(batch) for predictor in self.predictors])
+
+    def _mean(self, each: Sequence[Tensor]) -> Tensor:
+        total = each[0]
+        for one in each[1:]:
+            total = total + one
+        return total / len(each)
 
 
 def predict(
@@ -232,12 +251,32 @@ def predict(
     return (torch.cat(found).double().numpy(), np.asarray(torch.cat(truths)))
 
 
+def judge(
+    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None,
+    world: World | None = None,
+) -> tuple[dict[str, float], Any, Any]:  # fmt: skip
+    """Metrics of a predictor, with the probabilities and targets of the inputs as they are."""
+    chosen = wanted(predictor, metrics)
+    attacks = [attack for metric in chosen if (attack := metric.attack) is not None]
+    rows = list(batches) if attacks else batches
+    clean = predict(predictor, rows, world)
+    found = measures.evaluate([m for m in chosen if m.attack is None], *clean) if (
+        len(attacks) < len(chosen)
+    ) else {}  # fmt: skip
+    for attack in [one for at, one in enumerate(attacks) if one not in attacks[:at]]:
+        moved = (robustness.attacked(predictor.traced, one, attack, at)
+                 for at, one in enumerate(rows))  # fmt: skip
+        under = [replace(m, attack=None) for m in chosen if m.attack == attack]
+        found |= measures.evaluate(under, *predict(predictor, moved, world))
+    return {metric.name: found[metric.name] for metric in chosen}, *clean
+
+
 def evaluate(
     predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None,
     world: World | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Metrics of a predictor; the family's defaults where none are named."""
-    return measures.evaluate(wanted(predictor, metrics), *predict(predictor, batches, world))
+    return judge(predictor, batches, metrics, world)[0]
 
 
 def score(
@@ -246,7 +285,7 @@ def score(
 ) -> float:  # fmt: skip
     """The deciding metric, which is the first one; more is better."""
     decisive = wanted(predictor, metrics)[:1]
-    [value] = measures.evaluate(decisive, *predict(predictor, batches, world)).values()
+    [value] = evaluate(predictor, batches, decisive, world).values()
     return value if decisive[0].higher_is_better else -value
 
 

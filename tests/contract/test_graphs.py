@@ -171,7 +171,8 @@ def test_a_run_of_a_wrapped_model_in_half_precision() -> None:
     assert torch.allclose(found.predictor()(SEEN), plain.predictor()(SEEN), atol=1e-6)
 
 
-INPUT_GRADIENTS = ("fast_fgsm", "pgd_inputs")  # ask for no gradient but that of an input
+# ask for no gradient but that of an input
+INPUT_GRADIENTS = ("adversarial_consistency", "fast_fgsm", "pgd_inputs", "vat")
 
 
 class Reentrant(Net):

@@ -166,8 +166,36 @@ def balls(one: dict[str, Any], other: dict[str, Any]) -> Callable[[], None]:
     return show
 
 
+def beside_free(other: dict[str, Any]) -> Callable[[], None]:
+    """Both move the floats, each within its ball: the inner attack adds its own to δ.
+
+    With the attack outside they leave the ball; inside, what it moves is cut off from δ, which
+    never moves.
+    """
+
+    def reach(*pair: Method) -> float:
+        seen: list[Tensor] = []
+        with unrefused(*pair):
+            stack = make_stack(pair, coupled=False)
+            stack.run.module.hidden.register_forward_pre_hook(lambda m, a: seen.append(a[0][:, 6:]))
+            batch = Batch.of(data(6))
+            batch = batch.replace(inputs={k: batch.inputs[k] for k in ("tokens", "floats")})
+            for _ in range(3):
+                stack.step(batch)
+        return max((one.detach() - data(6)["floats"]).abs().max().item() for one in seen)
+
+    def show() -> None:
+        free, attack = methods.make(FREE), methods.make(other)
+        assert reach(free) == pytest.approx(0.3, abs=1e-5)
+        assert reach(attack, free) > 0.35
+        assert reach(free, attack) == pytest.approx(reach(attack), abs=1e-5)
+
+    return show
+
+
 FAST = {"name": "fast_fgsm", "scope": "embeddings", "epsilon": 0.1, "watch": 0, "step_size": 2.0}
 FGM = {"name": "fgm", "epsilon": 4.0}
+FREE = {"name": "free_at", "at": "floats", "epsilon": 0.3, "replays": 2}
 FREELB = {"name": "freelb", "step_size": 1.0}
 PGD = {"name": "pgd", "step_size": 2.0, "epsilon": 4.0}
 INPUTS = {"name": "pgd_inputs", "at": "floats", "epsilon": 0.3, "clean_weight": 0.5}
@@ -193,6 +221,8 @@ SHOWN: dict[frozenset[str], Callable[[], None]] = {
     frozenset({"fast_fgsm", "pgd_inputs"}): balls(
         {**FAST, "scope": "inputs", "at": "floats"}, {**INPUTS, "clean_weight": 0.0}
     ),
+    frozenset({"fast_fgsm", "free_at"}): beside_free({**FAST, "scope": "inputs", "at": "floats"}),
+    frozenset({"free_at", "pgd_inputs"}): beside_free({**INPUTS, "clean_weight": 0.0}),
     frozenset({"ema", "swa"}): ema_with_swa,
     frozenset({"snapshot", "swa"}): snapshot_with_swa,
     frozenset({"cutmix", "mixup"}): cutmix_with_mixup,

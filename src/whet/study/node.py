@@ -220,8 +220,7 @@ def _judged(run: Run, predictor: Predictor) -> dict[str, Any]:
     """Metrics on the judge part, and where there are classes, which were taken for which."""
     began = time.perf_counter()
     metrics = predict.wanted(predictor, run.task.metrics)
-    probabilities, targets = predict.predict(predictor, run.batches("judge"))
-    judge = measures.evaluate(metrics, probabilities, targets)
+    judge, probabilities, targets = predict.judge(predictor, run.batches("judge"), metrics)
     judging = time.perf_counter() - began
     select = predict.evaluate(predictor, run.batches("select"), metrics)
     found = {"metrics": {"judge": judge, "select": select}, "judging": judging}

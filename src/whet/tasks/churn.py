@@ -39,6 +39,9 @@ ABOUT = About(
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
         "fast_fgsm": {"during": [0.25, 1]}, "pgd": {"during": [0.25, 1]},
         "pgd_inputs": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
+        "vat": {"epsilon": 0.5, "during": [0.25, 1]},
+        "adversarial_consistency": {"during": [0.25, 1]},
+        "free_at": {"during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
@@ -50,6 +53,9 @@ ABOUT = About(
         "mixup": "categories are numbers that cannot be mixed",
         "fixmatch": "the task has no unlabelled customers",
         "moco": "the task has no two views of a customer",
+        "vat": "three passes for every update; ask for it by --methods vat",
+        "adversarial_consistency": "five passes for every update; ask for it by name",
+        "free_at": "sees a part of the data only; ask for it by --methods free_at",
     },
 )  # fmt: skip
 

@@ -31,6 +31,9 @@ ABOUT = About(
         "ema": {"decay": 0.98}, "fast_fgsm": {"during": [0.25, 1]}, "fixmatch": {"mu": 2},
         "moco": {"queue": 512, "at": "head"}, "pgd_inputs": {"during": [0.25, 1]},
         "random_noise": {"scope": "inputs", "epsilon": 8 / 255, "during": [0.25, 1]},
+        "vat": {"epsilon": 0.5, "during": [0.25, 1]},
+        "adversarial_consistency": {"during": [0.25, 1]},
+        "free_at": {"during": [0.25, 1]},
     },
     left_out={
         "fgm": "the model has no embedding to attack",
@@ -41,6 +44,9 @@ ABOUT = About(
         "distillation": "the task has no teacher",
         "fixmatch": "about 5 times the cost; ask for it by --methods fixmatch",
         "moco": "a pre-training method; ask for it by --methods moco",
+        "vat": "three passes for every update, six with unlabelled rows; ask by --methods vat",
+        "adversarial_consistency": "five passes for every update; ask for it by name",
+        "free_at": "sees a part of the data only; ask for it by --methods free_at",
     },
 )  # fmt: skip
 

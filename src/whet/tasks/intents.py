@@ -37,6 +37,8 @@ ABOUT = About(
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
         "pgd": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
         "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
+        "vat": {"scope": "embeddings", "epsilon": 0.5, "during": [0.25, 1]},
+        "adversarial_consistency": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
     },
     left_out={
         "freelb": "three passes for every update; ask for it by --methods freelb",
@@ -49,6 +51,9 @@ ABOUT = About(
         "mixup": "the inputs are numbers of words, which cannot be mixed",
         "fixmatch": "the task has no unlabelled requests",
         "moco": "the task has no two views of a request",
+        "vat": "three passes for every update; ask for it by --methods vat",
+        "adversarial_consistency": "five passes for every update; ask for it by name",
+        "free_at": "the inputs are numbers of words, which cannot be moved",
     },
 )  # fmt: skip
 
