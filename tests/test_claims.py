@@ -38,7 +38,9 @@ def test_a_study_is_whole(study: str) -> None:
     assert verdicts["tuning"]["rate"] > 0
     assert all(each["n"] >= 5 for each in verdicts["comparisons"])
     for name in ("report.html", "report.md"):
-        assert "studies/" in (HERE / "results" / study / name).read_text(encoding="utf-8")
+        assert "whet study evidence/tasks/" in (HERE / "results" / study / name).read_text(
+            encoding="utf-8"
+        )
 
 
 def test_every_baseline_beats_its_reference() -> None:
