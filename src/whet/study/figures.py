@@ -70,7 +70,7 @@ def gains(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     top, foot = 0.1, 0.65
     height = line * len(shown) + top + foot
-    left = 0.02 if not wide else min(0.3, 0.035 + 0.0098 * max(len(e.arm) for e in shown))
+    left = 0.02 if not wide else min(0.37, 0.035 + 0.0098 * max(len(e.arm) for e in shown))
     places = wording.decimals(shown)
     right = 0.98 if not wide else 0.97 - 0.0088 * max(len(_gain(e, places)) for e in shown)
     axes.set_position((left, foot / height, right - left, 1 - (top + foot) / height))
