@@ -163,7 +163,7 @@ def test_command_line(folder: Path, tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"verdicts.csv", "methods.bib"}
     assert str(out / "verdicts.csv") in made.output.replace("\n", "")
     usual = run(application.app, ["report", str(folder)])
-    assert usual.output.replace("\n", "") == f"report: {folder / 'report.html'}"
+    assert usual.stdout.replace("\n", "") == f"report: {folder / 'report.html'}"
 
 
 def test_a_fresh_study_takes_its_exports_along() -> None:

@@ -15,9 +15,10 @@ import torch
 from rich.console import Console
 
 from tests.study import fakes
+from tests.study.inline import DRAWN
 from whet import Study, Task, checkpoint, cli
 from whet.errors import InputError
-from whet.study import confirm, figures, node, planned, report, worker
+from whet.study import confirm, node, planned, worker
 from whet.study.conduct import conduct
 from whet.study.evidence import Evidence
 from whet.study.executors.choice import Choice
@@ -73,8 +74,7 @@ class Trained:
 def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
     found = Trained()
     monkeypatch.setattr(node, "train", found)
-    drawn = ((figures, "forest"), (figures, "learning"), (figures, "picture"), (report, "tradeoff"))
-    for module, name in drawn:  # seconds that these tests do not need
+    for module, name in DRAWN:  # seconds that these tests do not need
         monkeypatch.setattr(module, name, lambda *_: "")
     return found
 
