@@ -128,5 +128,5 @@ class MixUp(Method):
         remedy = f"Mix only what is floating (at={floating[0]!r}), or mix" if floating else "Mix"
         raise InputError(
             f"{self.key}: {what} has dtype {found[name].dtype}; numbers that stand for things "
-            f"have no mixture. {remedy} what the embedding returns (manifold mixup)."
+            f"have no mixture. {remedy} what the embedding returns (manifold_mixup)."
         )

@@ -41,6 +41,7 @@ ABOUT = About(
         "distillation": "the task has no teacher",
         "fixmatch": "about 5 times the cost; ask for it by --methods fixmatch",
         "moco": "a pre-training method; ask for it by --methods moco",
+        "mixup_or_cutmix": "by turns what mixup and cutmix are alone; ask for it by --methods",
     },
 )  # fmt: skip
 
