@@ -20,6 +20,7 @@ from whet.world import World
 
 if TYPE_CHECKING:
     from whet.method import Method
+    from whet.mixing import Mixture
     from whet.objectives.objective import Objective
 
 Optimizer = torch.optim.Optimizer
@@ -65,6 +66,7 @@ class Training:
         self.views: list[str] = []
         self.beside: Sequence[Method] = ()  # all methods of the stack, also outside their spans
         self.current: Window | None = None
+        self.mixture: Mixture | None = None  # while rows are mixed inside the model
         self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext
         self._batch: Batch | None = None
         self._forward: Callable[[Batch], Forward] | None = None

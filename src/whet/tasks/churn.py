@@ -48,6 +48,7 @@ ABOUT = About(
         "cutmix": "the inputs are no images",
         "distillation": "the task has no teacher",
         "mixup": "categories are numbers that cannot be mixed",
+        "manifold_mixup": "categories alone would be mixed; ask for it by --methods manifold_mixup",
         "mixup_or_cutmix": "the inputs are no images",
         "fixmatch": "the task has no unlabelled customers",
         "moco": "the task has no two views of a customer",

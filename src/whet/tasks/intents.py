@@ -47,6 +47,7 @@ ABOUT = About(
         "cutmix": "the inputs are no images",
         "distillation": "the task has no teacher",
         "mixup": "the inputs are numbers of words, which cannot be mixed",
+        "manifold_mixup": "ask for it by --methods manifold_mixup",
         "mixup_or_cutmix": "the inputs are numbers of words, which cannot be mixed",
         "fixmatch": "the task has no unlabelled requests",
         "moco": "the task has no two views of a request",
