@@ -41,6 +41,7 @@ ABOUT = About(
         "pgd_inputs": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
     },
     left_out={
+        "embedding_noise": "ask for it by --methods embedding_noise, or with scope=inputs",
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "pgd": "four passes for every update; ask for it by --methods pgd",
         "pgd_inputs": "eight passes for every update; ask for it by --methods pgd_inputs",

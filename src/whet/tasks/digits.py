@@ -34,6 +34,7 @@ ABOUT = About(
     },
     left_out={
         "fgm": "the model has no embedding to attack",
+        "embedding_noise": "the model has no embedding; ask for scope=inputs by --methods",
         "manifold_mixup": "mixup beside it; ask for it by --methods manifold_mixup:at=norm1",
         "freelb": "the model has no embedding to attack",
         "pgd": "the model has no embedding to attack",

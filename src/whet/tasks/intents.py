@@ -39,6 +39,7 @@ ABOUT = About(
         "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
     },
     left_out={
+        "embedding_noise": "ask for it by --methods embedding_noise",
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "pgd": "four passes for every update; ask for it by --methods pgd",
         "pgd_inputs": "the inputs are numbers of words, which cannot be moved",
