@@ -36,11 +36,13 @@ ABOUT = About(
         "clip_grad_norm", "sam", "lookahead", "snapshot",
     ),
     settings={
+        "augment": {"kind": "table", "policy": "strong"},
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
         "fast_fgsm": {"during": [0.25, 1]}, "pgd": {"during": [0.25, 1]},
         "pgd_inputs": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
     },
     left_out={
+        "augment": "a choice of its own, of strengths; ask for it by --methods augment",
         "embedding_noise": "ask for it by --methods embedding_noise, or with scope=inputs",
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "pgd": "four passes for every update; ask for it by --methods pgd",

@@ -34,11 +34,13 @@ ABOUT = About(
         "sam", "lookahead", "snapshot",
     ),
     settings={
+        "augment": {"kind": "tokens"},
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
         "pgd": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
         "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
     },
     left_out={
+        "augment": "a choice of its own, of strengths; ask for it by --methods augment",
         "embedding_noise": "ask for it by --methods embedding_noise",
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "pgd": "four passes for every update; ask for it by --methods pgd",
