@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from tests.contract.case import Case
-from tests.contract.fixture import data, equal, make_model, make_run, make_stack, resources, weights
+from tests.contract.fixture import (
+    data,
+    equal,
+    make_model,
+    make_run,
+    make_stack,
+    make_task,
+    resources,
+    weights,
+)
 from tests.methods.traps import trap
 from whet import augmenting, methods, seeding
 from whet.batch import Batch
@@ -17,8 +27,11 @@ from whet.errors import InputError, NotApplicable
 from whet.method import Layer
 from whet.methods.augment import Augment
 from whet.methods.fixmatch import FixMatch
+from whet.methods.moco import MoCo
 from whet.objectives.objective import call
+from whet.run import Run
 from whet.stack import Stack
+from whet.stage import Stage
 from whet.study import arms
 
 CASE = Case(
@@ -90,6 +103,22 @@ def test_is_the_control_arm_of_fixmatch() -> None:
     for plain, control, augmented in zip(*parts, strict=True):
         assert torch.allclose(control - plain, augmented, atol=1e-6)
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(parts[0], parts[2], strict=True))
+
+
+def test_views_serve_fixmatch_and_moco(tmp_path: Any) -> None:
+    """As resources of a task; and what was begun with them goes on to the bit."""
+    views = {name: augmenting.table(policy, at="floats") for name, policy in
+             (("weak", "weak"), ("strong", "strong"), ("view", "strong"))}  # fmt: skip
+    given = [FixMatch(mu=1, threshold=0.4), MoCo(queue=16, dim=4, at="head")]
+
+    def run(**more: Any) -> Run:
+        task = replace(make_task(), resources=resources() | views)
+        stage = Stage(updates=4, batch_size=6, methods=[m.clone() for m in given])
+        return Run(task, stage, device="cpu", **more)
+
+    through = run().fit()
+    run(folder=tmp_path).fit(until=2)
+    assert equal(weights(through.module), weights(run(folder=tmp_path).fit().module))
 
 
 def test_core_in_a_hand_loop_equals_the_stack() -> None:

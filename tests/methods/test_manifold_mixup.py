@@ -492,6 +492,12 @@ def test_does_not_apply_where_targets_have_no_mixture(objective: str) -> None:
         stack_of([ManifoldMixUp(at="blocks.0")], objective)
 
 
+def test_a_model_in_evaluation_mode_is_not_given_mixed_targets() -> None:
+    stack = stack_of([ManifoldMixUp(at="blocks.0")], model=deep().eval())
+    with pytest.raises(InputError, match=r"Call model\.train\(\)"):
+        stack.step(FLAT)
+
+
 def test_nothing_stands_after_a_step_or_an_error() -> None:
     stack = stack_of([ManifoldMixUp(at="blocks.0")])
     stack.step(FLAT)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from whet.augmenting.draws import moved, per_row, uniform
+from whet.augmenting.draws import moved, per_row, steps, uniform
 
 Draws = torch.Generator | None
 
@@ -30,8 +30,7 @@ def shifted(images: Tensor, share: float, generator: Draws = None) -> Tensor:
     """Each image moved by up to `share` of its sides; what comes in is reflected."""
     for dim in (-2, -1):
         most = round(share * images.shape[dim])
-        steps = uniform(images, -most, most + 1, generator).floor().long()
-        images = moved(images, steps, dim, "reflect")
+        images = moved(images, steps(images, most, generator), dim, "reflect")
     return images
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from whet.augmenting.draws import moved, per_row, spans, uniform
+from whet.augmenting.draws import moved, per_row, spans, steps, uniform
 
 Draws = torch.Generator | None
 
@@ -13,8 +13,7 @@ Draws = torch.Generator | None
 def time_shifted(sounds: Tensor, share: float, edge: str, generator: Draws = None) -> Tensor:
     """Each row `(N, ..., T)` earlier or later by up to `share` of its length."""
     most = round(share * sounds.shape[-1])
-    steps = uniform(sounds, -most, most + 1, generator).floor().long()
-    return moved(sounds, steps, -1, edge)
+    return moved(sounds, steps(sounds, most, generator), -1, edge)
 
 
 def masked(

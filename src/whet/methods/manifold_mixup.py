@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from whet import hidden, mixing
 from whet.batch import Batch
+from whet.errors import InputError
 from whet.forward import Forward
 from whet.hidden import Mixing, Place
 from whet.method import Card, InnerForward, Layer, Method, Resource, method
@@ -80,6 +81,7 @@ class ManifoldMixUp(Method):
     Cost: no pass; 2 copies of the layer's output. A compiled graph breaks at each layer of `at`.
 
     Raises:
+        InputError: the model is trained in evaluation mode.
         NotApplicable: a pattern matches no layer; a layer is not called, or called twice, or
             returns no rows; the objective's targets have no mixture (tokens, embeddings).
 
@@ -127,6 +129,11 @@ class ManifoldMixUp(Method):
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.alpha == 0.0 or batch.targets is None:
             return inner(batch)
+        if not run.module.training:
+            raise InputError(
+                f"{self.key}: the model is in evaluation mode, where no rows are mixed, and their "
+                "targets would be. Call model.train() before training."
+            )
         draws = random.Random(run.key(self))  # noqa: S311 - a draw, no secret
         share = draws.betavariate(self.alpha, self.alpha)
         place = draws.choice(self._places)
