@@ -62,11 +62,11 @@ class ManifoldMixUp(Method):
     shares. Rows without a target stay as they are, to the bit.
 
     Padding adds nothing to a mixture. With `at="embedding"` a mixture is as long as the longer of
-    its rows: the model is given the union of the two masks (`attention_mask`), and ids in which the
-    padding of a row is filled by its partner's words, which say so to a model that looks for
-    padding there (`padding_idx`). At a later layer the mask has been used already, and stays the
-    row's own: of a longer partner only so much is mixed in as the row is long. So mix sequences of
-    unequal lengths at the embedding.
+    its rows, at any λ: the model is given the union of the two masks (`attention_mask`), and ids in
+    which the padding of a row is filled by its partner's words, which say so to a model that looks
+    for padding there (`padding_idx`). At a later layer the mask has been used already, and stays
+    the row's own: of a longer partner only so much is mixed in as the row is long. So mix sequences
+    of unequal lengths at the embedding.
 
     Args:
         alpha: α >= 0 of the Beta distribution; 0 mixes nothing, 1 draws λ uniformly. Verma et al.
