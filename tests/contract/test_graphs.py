@@ -118,6 +118,9 @@ SCOPES: list[dict[str, Any]] = [
     {"name": "freelb", "steps": 2, "step_size": 0.5, "init": 0.5},
     {"name": "fast_fgsm", "epsilon": 0.3, "scope": "embeddings", "watch": 0},
     {"name": "fast_fgsm", "epsilon": 0.3, "scope": "embeddings", "watch": 0, "weight": 0.5},
+    {"name": "manifold_mixup", "at": "hidden"},
+    {"name": "manifold_mixup", "at": "embedding", "alpha": 2.0},
+    {"name": "embedding_noise", "alpha": 50.0},
     {"name": "moco", "queue": 10, "momentum": 0.9, "dim": 4, "at": "head"},
 ]
 

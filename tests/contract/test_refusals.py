@@ -132,6 +132,34 @@ def cutmix_with_mixup() -> None:
     assert not torch.allclose(one.targets, other.targets, atol=0.01)
 
 
+def turns_with(other: dict[str, Any]) -> Callable[[], None]:
+    """A row is of two rows in each kind of batch; nested, of four, and one class each tells."""
+
+    def show() -> None:
+        both = methods.make({"name": "mixup_or_cutmix", "at": "image", "mixup_alpha": 1.0})
+        alone = methods.make(other)
+
+        def most(*pair: Method) -> int:
+            with unrefused(*pair):
+                stack = make_stack(pair, coupled=False)
+                stack.run.objective._width, counts = 12, []
+                for stack.run.window in range(8):
+                    seen: list[Batch] = []
+                    batch = Batch.of(data(12)).replace(targets=torch.arange(12))
+                    inner: Any = seen.append
+                    for method in reversed(pair):
+                        inner = nesting.bind(method.forward, stack.run, inner)
+                    inner(batch)
+                    counts.append(int((seen[0].targets > 1e-6).sum(1).max()))
+            return max(counts)
+
+        assert most(both) == most(alone) == 2
+        assert most(both, alone) > 2
+        assert most(alone, both) > 2
+
+    return show
+
+
 def farthest(*pair: Method) -> float:
     """How far from the words, or the floats, in any number, lies what is learned on."""
     seen: list[Tensor] = []
@@ -226,6 +254,10 @@ SHOWN: dict[frozenset[str], Callable[[], None]] = {
     frozenset({"ema", "swa"}): ema_with_swa,
     frozenset({"snapshot", "swa"}): snapshot_with_swa,
     frozenset({"cutmix", "mixup"}): cutmix_with_mixup,
+    frozenset({"cutmix", "mixup_or_cutmix"}): turns_with({"name": "cutmix", "at": "image"}),
+    frozenset({"mixup", "mixup_or_cutmix"}): turns_with(
+        {"name": "mixup", "at": "image", "alpha": 1.0}
+    ),
 }
 
 

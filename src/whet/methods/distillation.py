@@ -181,6 +181,11 @@ class Distillation(Method):
         student, taught = kind.align(forward.output, taught)
         self._check_shapes(student, taught)
         values = distillation_losses(student, taught, self.temperature, kind)
+        if run.mixture is not None:  # the student's rows are of two, and the teacher told of each
+            values = run.mixture.blended(
+                self.key, values,
+                lambda rows: distillation_losses(student, taught[rows], self.temperature, kind),
+            )  # fmt: skip
         per_row = values.ndim == 1
         if not per_row and forward.batch.targets is None:
             values = torch.zeros_like(values)  # which of these tokens are padding nobody says

@@ -252,6 +252,10 @@ class MoCo(Method):
             projected = run.heads[self.key](features)
         run.stage(self, keys)
         losses = self.losses(projected, keys)
+        if run.mixture is not None:  # queries are of two rows, and keys of one
+            losses = run.mixture.blended(
+                self.key, losses, lambda rows: self.losses(projected, keys[rows])
+            )
         return forward.add("moco", losses, per="rows", weight=self.weight)
 
     def _query(self, run: Training, batch: Batch, inner: InnerForward) -> tuple[Forward, Tensor]:

@@ -36,6 +36,7 @@ ABOUT = About(
         "clip_grad_norm", "sam", "lookahead", "snapshot",
     ),
     settings={
+        "augment": {"kind": "table", "policy": "strong"},
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
         "fast_fgsm": {"during": [0.25, 1]}, "pgd": {"during": [0.25, 1]},
         "pgd_inputs": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
@@ -44,6 +45,8 @@ ABOUT = About(
         "free_at": {"during": [0.25, 1]},
     },
     left_out={
+        "augment": "a choice of its own, of strengths; ask for it by --methods augment",
+        "embedding_noise": "ask for it by --methods embedding_noise, or with scope=inputs",
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "pgd": "four passes for every update; ask for it by --methods pgd",
         "pgd_inputs": "eight passes for every update; ask for it by --methods pgd_inputs",
@@ -51,6 +54,8 @@ ABOUT = About(
         "cutmix": "the inputs are no images",
         "distillation": "the task has no teacher",
         "mixup": "categories are numbers that cannot be mixed",
+        "manifold_mixup": "categories alone would be mixed; ask for it by --methods manifold_mixup",
+        "mixup_or_cutmix": "the inputs are no images",
         "fixmatch": "the task has no unlabelled customers",
         "moco": "the task has no two views of a customer",
         "vat": "three passes for every update; ask for it by --methods vat",

@@ -28,6 +28,7 @@ ABOUT = About(
         "fast_fgsm", "clip_grad_norm", "sam", "lookahead", "snapshot",
     ),
     settings={
+        "augment": {"flip": False},
         "ema": {"decay": 0.98}, "fast_fgsm": {"during": [0.25, 1]}, "fixmatch": {"mu": 2},
         "moco": {"queue": 512, "at": "head"}, "pgd_inputs": {"during": [0.25, 1]},
         "random_noise": {"scope": "inputs", "epsilon": 8 / 255, "during": [0.25, 1]},
@@ -37,6 +38,9 @@ ABOUT = About(
     },
     left_out={
         "fgm": "the model has no embedding to attack",
+        "augment": "a choice of its own, of strengths; ask for it by --methods augment",
+        "embedding_noise": "the model has no embedding; ask for scope=inputs by --methods",
+        "manifold_mixup": "mixup beside it; ask for it by --methods manifold_mixup:at=norm1",
         "freelb": "the model has no embedding to attack",
         "pgd": "the model has no embedding to attack",
         "pgd_inputs": "eight passes for every update; ask for it by --methods pgd_inputs",
@@ -47,6 +51,7 @@ ABOUT = About(
         "vat": "three passes for every update, six with unlabelled rows; ask by --methods vat",
         "adversarial_consistency": "five passes for every update; ask for it by name",
         "free_at": "sees a part of the data only; ask for it by --methods free_at",
+        "mixup_or_cutmix": "by turns what mixup and cutmix are alone; ask for it by --methods",
     },
 )  # fmt: skip
 

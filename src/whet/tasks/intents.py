@@ -34,6 +34,7 @@ ABOUT = About(
         "sam", "lookahead", "snapshot",
     ),
     settings={
+        "augment": {"kind": "tokens"},
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
         "pgd": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
         "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
@@ -41,6 +42,8 @@ ABOUT = About(
         "adversarial_consistency": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
     },
     left_out={
+        "augment": "a choice of its own, of strengths; ask for it by --methods augment",
+        "embedding_noise": "ask for it by --methods embedding_noise",
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "pgd": "four passes for every update; ask for it by --methods pgd",
         "pgd_inputs": "the inputs are numbers of words, which cannot be moved",
@@ -49,6 +52,8 @@ ABOUT = About(
         "cutmix": "the inputs are no images",
         "distillation": "the task has no teacher",
         "mixup": "the inputs are numbers of words, which cannot be mixed",
+        "manifold_mixup": "ask for it by --methods manifold_mixup",
+        "mixup_or_cutmix": "the inputs are numbers of words, which cannot be mixed",
         "fixmatch": "the task has no unlabelled requests",
         "moco": "the task has no two views of a request",
         "vat": "three passes for every update; ask for it by --methods vat",
