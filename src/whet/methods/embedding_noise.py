@@ -117,7 +117,9 @@ class EmbeddingNoise(Method):
     attack's) meet the same noise.
 
     Args:
-        alpha: α >= 0 of `embeddings`; 5 to 15 in the paper, for texts of hundreds of words.
+        alpha: α >= 0 of `embeddings`, in their own units; 5 to 15 in the paper, for hundreds of
+            words of thousands of numbers each. For short texts and small vectors take less:
+            α / √(L D) should stay well below the vectors' own deviation.
         sigma: σ >= 0 of `inputs`, in deviations.
         scope: `embeddings`, or `inputs`: the floating ones.
         noise: `uniform` as above, or `gaussian` of the same deviation.
