@@ -32,8 +32,8 @@ def pairwise_cosine(weights: Sequence[Tensor]) -> Tensor:
     """Mean cosine over all pairs of K tensors of one shape, in [-1/(K-1), 1].
 
     >>> a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
-    >>> pairwise_cosine([a, b]).item(), pairwise_cosine([a, a, -a]).item()
-    (0.7071067690849304, -0.3333333432674408)
+    >>> pairwise_cosine([a, b]), pairwise_cosine([a, a, -a])
+    (tensor(0.7071), tensor(-0.3333))
     """
     count = len(weights)
     flat = torch.stack([weight.flatten() for weight in weights])
