@@ -182,7 +182,7 @@ def _tensor(part: Any) -> Tensor:
     return torch.from_numpy(np.array(part)) if isinstance(part, np.ndarray) else part
 
 
-def check_kept(run: Training, method: Method, kept: Kept, anyway: bool) -> None:
+def check_kept(run: Training, method: Method, kept: Kept, regardless: bool) -> None:
     """Refuse kept answers that are of another length, or to other inputs than the student sees.
 
     Raises:
@@ -194,7 +194,7 @@ def check_kept(run: Training, method: Method, kept: Kept, anyway: bool) -> None:
             f"{method.key}: resource 'teacher_logits' has {len(kept)} rows and the training data "
             f"{len(rows)}. Give one row of logits for each training row, in the data's order."
         )
-    if anyway:
+    if regardless:
         return
     for other in run.beside:
         overlap = other.span[0] < method.span[1] and method.span[0] < other.span[1]
@@ -228,7 +228,7 @@ def changed(method: Method, who: str) -> InputError:
     return InputError(
         f"{method.key}: resource 'teacher_logits' holds answers to the training rows as they are, "
         f"and the student learns on rows that {who} changed. Give the teacher itself (cached=False "
-        "and resource 'teacher'), leave the change out, or say cached='anyway' to teach what the "
+        "and resource 'teacher'), leave the change out, or say cached='regardless' to teach what the "
         "teacher said to the unchanged rows."
     )
 

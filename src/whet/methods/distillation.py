@@ -117,7 +117,7 @@ class Distillation(Method):
         teacher_weights: v, a number from 0 for each of several teachers, divided by their sum;
             None for equal ones.
         cached: True to look answers up instead of asking, refused where a method, or a Dataset
-            that draws, changes the rows that they answer; `anyway` to teach what the teacher said
+            that draws, changes the rows that they answer; `regardless` to teach what the teacher said
             to the rows unchanged, whatever became of them (on purpose, that is).
         device: where teachers that are modules stand, such as `cuda:1`; None for the model's.
 
@@ -155,7 +155,7 @@ class Distillation(Method):
     weight: float | None = number(None, 0.0)
     weighting: str = choice("convex", "convex", "sum")
     teacher_weights: float | tuple[float, ...] | None = number(None, 0.0, several=True)
-    cached: bool | str = choice(False, False, True, "anyway")
+    cached: bool | str = choice(False, False, True, "regardless")
     device: str | None = None
 
     name: ClassVar[str] = "distillation"
@@ -199,7 +199,7 @@ class Distillation(Method):
             given = teachers.listed(run.resource("teacher_logits", self))
             self._kept = [teachers.Kept(one, self.key) for one in given]
             for kept in self._kept:
-                teachers.check_kept(run, self, kept, self.cached == "anyway")
+                teachers.check_kept(run, self, kept, self.cached == "regardless")
         self._check_weights(len(given))
 
     def _check_weights(self, count: int) -> None:
@@ -252,7 +252,7 @@ class Distillation(Method):
                 teachers.answer(run, teacher, batch, run.key(self, number))
                 for number, teacher in enumerate(self._teachers(run))
             ]
-        if self.cached != "anyway":
+        if self.cached != "regardless":
             teachers.check_unchanged(run, self, batch)
         return [kept.rows(batch) for kept in self._kept]
 
