@@ -26,8 +26,8 @@ from tests.contract.fixture import (
     weights,
 )
 from tests.methods.traps import trap
+from whet import kept_answers as answers
 from whet import seeding
-from whet import teachers as teachers_module
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.methods.distillation import (
@@ -610,7 +610,7 @@ class NeverAsks(Distillation):
     """Takes the answers for good whatever became of the rows."""
 
     def build(self, run: Any) -> None:
-        self._kept = [teachers_module.Kept(run.resource("teacher_logits", self), self.key)]
+        self._kept = [answers.Kept(run.resource("teacher_logits", self), self.key)]
 
     def _said(self, run: Any, batch: Batch) -> list[Tensor]:
         return [kept.rows(batch) for kept in self._kept]

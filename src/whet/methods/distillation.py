@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from whet import modes, objectives, teachers
+from whet import kept_answers, modes, objectives, teachers
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
@@ -117,8 +117,8 @@ class Distillation(Method):
         teacher_weights: v, a number from 0 for each of several teachers, divided by their sum;
             None for equal ones.
         cached: True to look answers up instead of asking, refused where a method, or a Dataset
-            that draws, changes the rows that they answer; `regardless` to teach what the teacher said
-            to the rows unchanged, whatever became of them (on purpose, that is).
+            that draws, changes the rows that they answer; `regardless` to teach, on purpose, what
+            the teacher said to the rows as they were.
         device: where teachers that are modules stand, such as `cuda:1`; None for the model's.
 
     Resources: `teacher`, or a list of them, each one of
@@ -178,7 +178,7 @@ class Distillation(Method):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        self._kept: list[teachers.Kept] = []
+        self._kept: list[kept_answers.Kept] = []
 
     # the moments -----------------------------------------------------------------------------
     def build(self, run: Training) -> None:
@@ -197,9 +197,9 @@ class Distillation(Method):
             teachers.check(run, self.key, given)
         else:
             given = teachers.listed(run.resource("teacher_logits", self))
-            self._kept = [teachers.Kept(one, self.key) for one in given]
+            self._kept = [kept_answers.Kept(one, self.key) for one in given]
             for kept in self._kept:
-                teachers.check_kept(run, self, kept, self.cached == "regardless")
+                kept_answers.check(run, self, kept, self.cached == "regardless")
         self._check_weights(len(given))
 
     def _check_weights(self, count: int) -> None:
@@ -236,14 +236,9 @@ class Distillation(Method):
         shared = weights if isinstance(weights, Sequence) else None  # one teacher has all of it
         taught = soft_mean(each, self.temperature, shared, kind)
         values = distillation_losses(student, taught, self.temperature, kind)
-        per_row = values.ndim == 1
-        if not per_row and forward.batch.targets is None:
-            values = torch.zeros_like(values)  # which of these tokens are padding nobody says
-        elif not per_row and forward.mask is not None:
-            values = torch.where(forward.mask, values, values.new_zeros(()))
         if hard != 1.0:
             forward = forward.replace(losses=forward.losses * hard)
-        return forward.add(self.key, values, per="rows" if per_row else "items", weight=soft)
+        return teachers.added(forward, self.key, values, soft)
 
     def _said(self, run: Training, batch: Batch) -> list[Tensor]:
         """Each teacher's logits for a batch."""
@@ -253,7 +248,7 @@ class Distillation(Method):
                 for number, teacher in enumerate(self._teachers(run))
             ]
         if self.cached != "regardless":
-            teachers.check_unchanged(run, self, batch)
+            kept_answers.check_unchanged(run, self, batch)
         return [kept.rows(batch) for kept in self._kept]
 
     def _check_shapes(self, student: Tensor, taught: Tensor) -> None:
