@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from whet.batch import Batch as Batch
     from whet.errors import WhetError as WhetError
     from whet.forward import Forward as Forward
+    from whet.members import Members as Members
     from whet.method import Layer as Layer
     from whet.method import Method as Method
     from whet.method import Resource as Resource
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "About": "tasks", "Batch": "batch", "Forward": "forward", "Layer": "method",
-    "Method": "method", "Objective": "objectives", "Predictor": "predict", "Recipe": "stage",
-    "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
-    "Study": "study.study", "Task": "task", "WhetError": "errors",
-    "find_lr": "rate_finder", "robust_accuracy": "robustness",
+    "Members": "members", "Method": "method", "Objective": "objectives", "Predictor": "predict",
+    "Recipe": "stage", "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
+    "Study": "study.study", "Task": "task", "WhetError": "errors", "find_lr": "rate_finder",
+    "robust_accuracy": "robustness",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604

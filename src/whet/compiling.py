@@ -57,7 +57,23 @@ def entering(model: nn.Module, at: str) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
+@contextmanager
+def leaving(model: nn.Module, at: str) -> Iterator[list[Tensor]]:
+    """Collect what the submodule `at` gives, call by call, for the length of a `with`."""
+    module, seen = model.get_submodule(at), list[Tensor]()
+    handle = exit_point(module)
+    standing = _LEFT.setdefault(module, [])
+    standing.append(seen)
+    try:
+        yield seen
+    finally:
+        standing.pop()
+        if handle is not None:
+            handle.remove()
+
+
 _WATCHED: WeakKeyDictionary[nn.Module, list[list[Tensor]]] = WeakKeyDictionary()
+_LEFT: WeakKeyDictionary[nn.Module, list[list[Tensor]]] = WeakKeyDictionary()
 
 
 def entry_point(module: nn.Module) -> RemovableHandle | None:
@@ -71,6 +87,25 @@ def make_ready(module: nn.Module) -> None:
     """An entry point that stays, also in a model that was compiled, and called, before."""
     if entry_point(module) is not None:
         forget_graphs()
+
+
+def exit_point(module: nn.Module) -> RemovableHandle | None:
+    """Make a module ready for `leaving`, once; gives the handle of a hook that is new."""
+    if _left in module._forward_hooks.values():
+        return None
+    return module.register_forward_hook(_left)
+
+
+def make_ready_to_leave(module: nn.Module) -> None:
+    """An exit point that stays, also in a model that was compiled, and called, before."""
+    if exit_point(module) is not None:
+        forget_graphs()
+
+
+@_disable_dynamo
+def _left(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    for seen in _LEFT.get(module, ()):
+        seen.append(next(leaves(output))[1])
 
 
 @_disable_dynamo

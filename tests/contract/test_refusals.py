@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contract.fixture import data, equal, make_stack, weights
+from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from whet import methods, nesting
 from whet.batch import Batch
 from whet.method import Layer, Method
@@ -160,6 +160,21 @@ def turns_with(other: dict[str, Any]) -> Callable[[], None]:
     return show
 
 
+def focal_with_negative_correlation() -> None:
+    """Either the members' losses are dropped in silence, or they are no focal losses."""
+    focal = methods.make({"name": "focal", "gamma": 2.0})
+    members = methods.make({"name": "negative_correlation", "penalty": 0.2})
+
+    def learned(*pair: Method) -> dict[str, Tensor]:
+        stack = trained(*pair, model=make_model(coupled=False, members=3))
+        return weights(stack.run.module)
+
+    assert equal(learned(focal, members), learned(focal))
+    other = learned(members, focal)
+    assert not close(other, learned(focal), atol=1e-3)
+    assert not close(other, learned(members), atol=1e-3)
+
+
 def farthest(*pair: Method) -> float:
     """How far from the words, or the floats, in any number, lies what is learned on."""
     seen: list[Tensor] = []
@@ -258,6 +273,7 @@ SHOWN: dict[frozenset[str], Callable[[], None]] = {
     frozenset({"mixup", "mixup_or_cutmix"}): turns_with(
         {"name": "mixup", "at": "image", "alpha": 1.0}
     ),
+    frozenset({"focal", "negative_correlation"}): focal_with_negative_correlation,
 }
 
 
