@@ -21,10 +21,12 @@ from whet.errors import InputError, NotApplicable
 from whet.hidden import Mixing, Place, places
 from whet.method import Layer
 from whet.methods.distillation import Distillation, distillation_losses
+from whet.methods.feature_distillation import FeatureDistillation, feature_distances
 from whet.methods.manifold_mixup import ManifoldMixUp, mixed_inside
 from whet.methods.mixup import MixUp
 from whet.methods.moco import MoCo
 from whet.methods.r_drop import RDrop
+from whet.methods.self_distillation import SelfDistillation
 from whet.mixing import Mixture
 from whet.objectives.objective import call
 from whet.stack import Stack
@@ -390,6 +392,39 @@ def test_a_teacher_is_asked_of_both_rows(kind: type[ManifoldMixUp]) -> None:
     own, other = (distillation_losses(logits, t, 5.0) for t in (taught, taught[order]))
     (share * own + (1 - share) * other).mean().backward()
     assert torch.allclose(stack.run.module.head.weight.grad, model.head.weight.grad, atol=1e-6)
+
+
+@trap(right=ManifoldMixUp, wrong=Untold)
+def test_its_own_teacher_is_asked_of_both_rows(kind: type[ManifoldMixUp]) -> None:
+    stack = stack_of([kind(at="blocks.0"), SelfDistillation()])
+    share, _, order = drawn(1.0, 6, 1, stack.run)
+    stack.gradients(stack.window(FLAT))
+    model = deep()  # which its teacher is at first
+    student, taught = model.by_hand(FLAT.inputs, 0, order, share), model(FLAT.inputs)
+    own, other = (distillation_losses(student, t, 1.0) for t in (taught, taught[order]))
+    expected = (share * own + (1 - share) * other).mean().item()
+    assert stack.terms["self_distillation"] == pytest.approx(expected, abs=1e-6)
+
+
+@trap(right=ManifoldMixUp, wrong=Untold)
+def test_a_teachers_features_are_those_of_both_rows(kind: type[ManifoldMixUp]) -> None:
+    with seeding.borrowed(5):
+        teacher = deep().eval()
+        nn.init.normal_(teacher.blocks[0][0].weight)
+    stack = stack_of(
+        [kind(at="blocks.0"), FeatureDistillation(at="blocks.1")],
+        resources={"teacher": teacher},
+        data=(FLAT.inputs, FLAT.targets),
+    )
+    share, _, order = drawn(1.0, 6, 1, stack.run)
+    stack.gradients(stack.window(FLAT))
+    model = deep()
+    h = model.blocks[0](FLAT.inputs)
+    student = model.blocks[1](share * h + (1 - share) * h[order])
+    taught = teacher.blocks[1](teacher.blocks[0](FLAT.inputs)).detach()
+    own, other = (feature_distances(student, t, "l2") for t in (taught, taught[order]))
+    expected = (share * own + (1 - share) * other).mean().item()
+    assert stack.terms["feature_distillation"] == pytest.approx(expected, abs=1e-6)
 
 
 @trap(right=ManifoldMixUp, wrong=Untold)

@@ -205,6 +205,11 @@ class FeatureDistillation(Method):
             with run.autocast():
                 student = run.heads[self.key](student)
         values = feature_distances(student, taught, self.distance)
+        if run.mixture is not None:  # the student's rows are of two, and the teacher told of each
+            values = run.mixture.blended(
+                self.key, values,
+                lambda rows: feature_distances(student, taught[rows], self.distance),
+            )  # fmt: skip
         return forward.add(self.key, values, per="rows", weight=self.weight)
 
     def _taught(self, run: Training, teacher: nn.Module, batch: Batch) -> Tensor:

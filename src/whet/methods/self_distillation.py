@@ -178,7 +178,13 @@ class SelfDistillation(Method):
         forward = inner(batch)
         temperature, kind = self.temperature, run.objective.family
         student, taught = (modes.wide(one) / temperature for one in (forward.output, taught))
-        values = temperature**2 * kind.divergence(taught, student)
+
+        def values_of(said: Tensor) -> Tensor:
+            return temperature**2 * kind.divergence(said, student)
+
+        values = values_of(taught)
+        if run.mixture is not None:  # the student's rows are of two, and the teacher told of each
+            values = run.mixture.blended(self.key, values, lambda rows: values_of(taught[rows]))
         weight = self.weight * ramp(run.progress, self.ramp_up)
         return teachers.added(forward, self.key, values, weight)
 
