@@ -56,6 +56,20 @@ class TestCurves:
         )
         assert {"update", "seconds of training"} <= set(re.findall(">([^<>]+)</text>", panel.svg))
 
+    def test_a_sheet_has_every_arm_with_its_band_over_its_own_baseline(self) -> None:
+        points = [Point(10, 1.0, 0.5, 0.4, 0.6), Point(20, 2.0, 0.9, 0.85, 0.95)]
+        found = {name: Curve(name, 2, points) for name in (BASELINE, "ema", "baseline@after")}
+        found["one"] = Curve("one", 1, points[:1])
+        figure = curves.sheet(found, ["one", "ema"], {"ema": "baseline@after", "one": "gone"})
+        one, ema, own, *_ = figure.axes
+        assert [axes.get_title(loc="left") for axes in (one, ema, own)] == [
+            "one", "ema", "baseline@after"
+        ]  # fmt: skip
+        assert [len(axes.lines) for axes in (one, ema)] == [1, 2]
+        assert [len(axes.collections) for axes in (one, ema)] == [0, 2]
+        [_, band] = ema.collections
+        assert band.get_paths()[0].get_extents().y0 == pytest.approx(0.4)
+
     def test_arms_are_seen_beside_their_own_baseline(self) -> None:
         held = facts.baselines(designs.designed())
         assert held["ema@data=0.1"] == "baseline@data=0.1"

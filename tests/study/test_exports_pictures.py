@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from tests.study import invented
@@ -58,6 +59,18 @@ def test_colours_are_those_of_print(made: dict[str, bytes]) -> None:
         seen = colours_of_pdf(data) if name.endswith(".pdf") else colours_of_png(data)
         assert not seen & STAND_INS, name
         assert {ink, quiet} <= seen, name
+
+
+def test_bands_of_curves_are_of_their_lines_colours(tmp_path: Path) -> None:
+    [made] = [each for each in pictures.of(invented.evidence(tmp_path)) if each.name == "curves"]
+    figure = made.draw()
+    before = [to_hex(band.get_facecolor()[0]) for axes in figure.axes for band in axes.collections]
+    pictures.coloured(figure)
+    after = [to_hex(band.get_facecolor()[0]) for axes in figure.axes for band in axes.collections]
+    assert before
+    assert after == [CONCRETE[colour] for colour in before]
+    alphas = [band.get_facecolor()[0][3] for axes in figure.axes for band in axes.collections]
+    assert max(alphas) < 0.5
 
 
 def test_stand_ins_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.study.conftest import ARMS
-from whet.study import figures, report, statistics
+from whet.study import curves, figures, report, statistics
 from whet.study.evidence import Evidence, conclude
 from whet.study.request import Request
 from whet.study.store import Store
@@ -220,7 +220,8 @@ def test_curves_are_means_over_finished_seeds() -> None:
 
     rows = [row(0, "done", (1, 0.2), (2, 0.4)), row(1, "done", (1, 0.4)),
             row(2, "diverged", (1, 9.0))]  # fmt: skip
-    assert figures.mean_curves(rows, "m") == {"a": [(1, pytest.approx(0.3))]}
+    [point] = curves.curves(rows, "m")["a"].points
+    assert (point.update, point.mean) == (1, pytest.approx(0.3))
 
 
 def test_the_picture_for_documents_stands_beside_the_report(folder: Path) -> None:

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whet.study import wording
-from whet.study.drawing import BETTER, GRID, QUIET, canvas, drawn, frame, inline
+from whet.study.drawing import BETTER, GRID, INK, QUIET, canvas, drawn, frame, inline, short
 from whet.study.plan import BASELINE, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 4.4, 1.75  # inches
 FOOT, TOP, LEFT, RIGHT = 0.42, 0.1, 0.55, 0.12
 SIZE = 8.5
+COLUMNS = 4  # of panels in a sheet
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,46 @@ def panels(
     """
     if not found:
         return []
-    arms = [arm for arm in [*order, *found] if arm in found and arm != BASELINE]
     span = reach(list(found.values()))
     return [
         Panel(arm, _panel(found[arm], found.get(baselines.get(arm, "")), metric, span, number))
-        for number, arm in enumerate(dict.fromkeys(arms or [BASELINE]))
+        for number, arm in enumerate(_arms(found, order))
     ]
+
+
+def sheet(found: Mapping[str, Curve], order: Sequence[str], baselines: Mapping[str, str]) -> Figure:
+    """All arms by update as one figure that is not yet a file; the arguments are as in `panels`."""
+    arms = _arms(found, order)
+    down = -(-len(arms) // COLUMNS)
+    wide, high = 8.0, 1.35 * down + 0.35
+    figure = canvas(wide, high)
+    grid = figure.subplots(down, COLUMNS, sharex=True, sharey=True, squeeze=False)
+    span = reach(list(found.values()))
+    for place, axes in enumerate(grid.flat):
+        axes.set_visible(place < len(arms))
+        if place < len(arms):
+            arm = arms[place]
+            _draw(axes, _lines(found[arm], found.get(baselines.get(arm, ""))), _update)
+            axes.set_ylim(*span)
+            axes.locator_params(nbins=3)
+            axes.set_title(short(arm, 22), loc="left", color=INK, fontsize=9, pad=4)
+        if place + COLUMNS >= len(arms):
+            axes.tick_params(labelbottom=True)
+    figure.subplots_adjust(0.07, 0.45 / high, 1 - 0.15 / wide, 1 - 0.3 / high, 0.12, 0.42)
+    figure.text(0.07, 0.03 / high, "update", color=QUIET)
+    return figure
+
+
+def _arms(found: Mapping[str, Curve], order: Sequence[str]) -> list[str]:
+    """Those with a curve, in their order; the baseline alone where nothing else is."""
+    arms = [arm for arm in [*order, *found] if arm in found and arm != BASELINE]
+    return list(dict.fromkeys(arms or [BASELINE]))
+
+
+def _lines(arm: Curve, baseline: Curve | None) -> list[tuple[Curve, str, float]]:
+    """What is drawn in one panel: each curve with its colour and width."""
+    both = ((baseline, QUIET, 1.1), (arm, BETTER, 2.0))
+    return [(each, colour, width) for each, colour, width in both if each is not None]
 
 
 def reach(found: Sequence[Curve]) -> tuple[float, float]:
@@ -111,8 +147,7 @@ def reach(found: Sequence[Curve]) -> tuple[float, float]:
 def _panel(
     arm: Curve, baseline: Curve | None, metric: str, span: tuple[float, float], number: int
 ) -> str:
-    lines = [(each, colour, width) for each, colour, width in
-             ((baseline, QUIET, 1.1), (arm, BETTER, 2.0)) if each is not None]  # fmt: skip
+    lines = _lines(arm, baseline)
     timed = all(point.seconds is not None for each, *_ in lines for point in each.points)
     figure = canvas(WIDTH, HEIGHT)
     columns = 2 if timed else 1

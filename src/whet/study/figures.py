@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from whet.errors import InputError
@@ -22,7 +22,6 @@ from whet.study.drawing import (
     short,
     standalone,
 )
-from whet.study.plan import BASELINE, Row
 from whet.study.statistics import HELPS, HURTS, Comparison, ranked
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 LOOK = {HELPS: (BETTER, "^"), HURTS: (WORSE, "v")}
 BOUND = 8.0
 TOLD = 12  # arms that a figure's description names
-Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
 @drawn
@@ -94,44 +92,6 @@ def gains(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure
     return figure
 
 
-def panels(lines: Curves, wide: bool = True) -> Figure:
-    """Curves, of which there is at least one, as a figure that is not yet a file."""
-    arms = [arm for arm in lines if arm != BASELINE] or list(lines)
-    columns = 4 if wide else 2
-    down = -(-len(arms) // columns)
-    figure = canvas(8.0 if wide else 4.0, 1.35 * down + 0.35)
-    grid = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False)
-    low, high = _late(lines)
-    for place, axes in enumerate(grid.flat):
-        axes.set_visible(place < len(arms))
-        if place < len(arms):
-            _panel(axes, arms[place], lines, low, high)
-        if place + columns >= len(arms):
-            axes.tick_params(labelbottom=True)
-    edge, inch = (0.07, 8.0) if wide else (0.13, 4.0)
-    height = 1.35 * down + 0.35
-    figure.subplots_adjust(edge, 0.45 / height, 1 - 0.15 / inch, 1 - 0.3 / height, 0.12, 0.42)
-    figure.text(edge, 0.03 / height, "update", color=QUIET)
-    return figure
-
-
-def mean_curves(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[float, float]]]:
-    """For each arm the mean over its finished seeds at every update that all of them reached."""
-    arms: dict[str, list[dict[float, float]]] = {}
-    for row in rows:
-        points = {p["update"]: p["metrics"].get(metric) for p in row.get("curve") or []}
-        found = {update: value for update, value in points.items() if value is not None}
-        if found and row["status"] == "done":
-            arms.setdefault(row["arm"], []).append(found)
-    return {
-        arm: [
-            (update, statistics.fmean(seed[update] for seed in seeds))
-            for update in sorted(set.intersection(*(set(seed) for seed in seeds)))
-        ]
-        for arm, seeds in arms.items()
-    }
-
-
 def _band(axes: Axes, margin: float | None) -> None:
     """Gains that do not matter, where the user said which."""
     if margin is not None:
@@ -173,17 +133,6 @@ def _gain(each: Comparison, places: int) -> str:
     return f"{wording.signed(each.gain, places)}  ({wording.interval(each, places)})"
 
 
-def _panel(axes: Axes, arm: str, lines: Curves, low: float, high: float) -> None:
-    frame(axes)
-    for name, colour, width in ((arm, BETTER, 2.4), (BASELINE, QUIET, 1.1)):
-        if lines.get(name):
-            axes.plot(*zip(*lines[name], strict=True), color=colour, linewidth=width)
-    axes.set_ylim(low, high)
-    axes.grid(axis="y", color=GRID, linewidth=0.6)
-    axes.locator_params(nbins=3)
-    axes.set_title(short(arm, 22), loc="left", color=INK, fontsize=9, pad=4)
-
-
 def reach(shown: Sequence[Comparison]) -> tuple[float, float]:
     """The axis' ends: an arm far off from all others becomes an arrow at the edge."""
     bounds = [[each.low or 0.0, each.high or 0.0, *dict(each.gains).values()] for each in shown]
@@ -193,12 +142,3 @@ def reach(shown: Sequence[Comparison]) -> tuple[float, float]:
     high = min(most, max(max(ends) for ends in bounds))
     least = 0.15 * max(high, -low) or 1e-3
     return min(low, -least), max(high, least)
-
-
-def _late(lines: Curves) -> tuple[float, float]:
-    """A vertical range that shows where arms end apart: that of the second half of training."""
-    last = max(points[-1][0] for points in lines.values() if points)
-    late = [value for points in lines.values() for update, value in points if update >= last / 2]
-    spread, rounding = max(late) - min(late), 1e-9 * max(map(abs, late))
-    room = 0.15 * spread if spread > rounding else max(0.05, rounding)
-    return min(late) - room, max(late) + room

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whet.study import figures, tradeoff, wording
+import numpy as np
+
+from whet.study import curves, figures, tradeoff, wording
 from whet.study.drawing import CONCRETE, MARGIN, drawn
+from whet.study.report import facts
 from whet.study.statistics import Comparison, ranked
 
 if TYPE_CHECKING:
@@ -38,16 +41,19 @@ class Picture:
 def of(found: Evidence) -> list[Picture]:
     """The figures that there is something for."""
     metric = wording.plain(found.study["task"]["metric"].replace("_", " "))
-    curves = figures.mean_curves(found.rows, found.study["task"]["metric"])
+    lines = curves.curves(found.rows, found.study["task"]["metric"])
     timed = [e for e in found.comparisons if e.gain is not None and e.slowdown is not None]
     made = _gains("gains", found.comparisons, metric, f"Mean gain in {metric} over the baseline")
     if timed:
         said = f"Gain in {metric} against time per update; up is better, left is cheaper."
         made.append(Picture("costs", said, lambda: tradeoff.costs(ranked(timed), metric)))
-    if any(curves.values()):
-        said = (f"Learning curves: {metric} on the select part, mean over seeds, of each arm "
-                "(thick) and the baseline (thin).")  # fmt: skip
-        made.append(Picture("curves", said, lambda: figures.panels(curves)))
+    if lines:
+        said = (f"Learning curves: mean {metric} of each arm (thick) and of the baseline that it "
+                "is held against (thin), on the select part; the band lies between the worst seed "
+                "and the best.")  # fmt: skip
+        order = [each.arm for each in ranked(found.comparisons)]
+        held = facts.baselines(found.study)
+        made.append(Picture("curves", said, lambda: curves.sheet(lines, order, held)))
     made += _gains("leaving", found.leaving, metric, f"Gain in {metric} of leaving a method out")
     for number, each in enumerate(found.further, 1):
         made += _gains(family(number, each), each.comparisons, metric, each.title)
@@ -99,6 +105,8 @@ def coloured(figure: Figure) -> None:
         for part in PARTS:
             get, put = (getattr(artist, f"{verb}_{part}", None) for verb in ("get", "set"))
             now = get() if get and put else None
+            if isinstance(now, np.ndarray) and now.shape == (1, 4):  # of a band
+                now = tuple(now[0])
             if isinstance(now, str) or (isinstance(now, tuple) and len(now) in (3, 4)):
                 meant = CONCRETE.get(to_hex(now)) if now != "none" else None
                 if meant is not None and put is not None:
