@@ -70,6 +70,13 @@ class TestCurves:
         [_, band] = ema.collections
         assert band.get_paths()[0].get_extents().y0 == pytest.approx(0.4)
 
+    def test_long_names_that_end_differently_are_told_apart(self) -> None:
+        names = [f"fixmatch:mu=2:control=true{at}" for at in ("", "@start", "@end")]
+        found = {name: Curve(name, 1, [Point(10, 1.0, 0.5, 0.5, 0.5)]) for name in names}
+        shown = [axes.get_title(loc="left") for axes in curves.sheet(found, names, {}).axes[:3]]
+        assert len(set(shown)) == 3
+        assert all(len(title) <= 22 for title in shown)
+
     def test_arms_are_seen_beside_their_own_baseline(self) -> None:
         held = facts.baselines(designs.designed())
         assert held["ema@data=0.1"] == "baseline@data=0.1"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whet.study import wording
-from whet.study.drawing import BETTER, GRID, INK, QUIET, canvas, drawn, frame, inline, short
+from whet.study.drawing import BETTER, GRID, INK, QUIET, canvas, drawn, frame, inline
+from whet.study.phrases import shortened
 from whet.study.plan import BASELINE, Row
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def sheet(found: Mapping[str, Curve], order: Sequence[str], baselines: Mapping[s
             _draw(axes, _lines(found[arm], found.get(baselines.get(arm, ""))), _update)
             axes.set_ylim(*span)
             axes.locator_params(nbins=3)
-            axes.set_title(short(arm, 22), loc="left", color=INK, fontsize=9, pad=4)
+            axes.set_title(shortened(arm, 22), loc="left", color=INK, fontsize=9, pad=4)
         if place + COLUMNS >= len(arms):
             axes.tick_params(labelbottom=True)
     figure.subplots_adjust(0.07, 0.45 / high, 1 - 0.15 / wide, 1 - 0.3 / high, 0.12, 0.42)

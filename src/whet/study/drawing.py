@@ -61,12 +61,6 @@ def frame(axes: Axes) -> None:
     axes.tick_params(color=GRID, labelcolor=QUIET, labelsize=8.5, length=3)
 
 
-def short(name: str, most: int) -> str:
-    """A name that fits, and that may be shown."""
-    name = wording.plain(name)
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
 def inline(figure: Figure, name: str, said: str) -> str:
     """The figure as an element to stand in a page, free of names that another one may have."""
     svg = _cleaned(figure)

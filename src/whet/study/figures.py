@@ -19,9 +19,9 @@ from whet.study.drawing import (
     drawn,
     frame,
     inline,
-    short,
     standalone,
 )
+from whet.study.phrases import shortened
 from whet.study.statistics import HELPS, HURTS, Comparison, ranked
 
 if TYPE_CHECKING:
@@ -121,10 +121,12 @@ def _words(axes: Axes, place: int, each: Comparison, places: int, wide: bool) ->
     across = axes.get_yaxis_transform()
     style: dict[str, Any] = {"transform": across, "clip_on": False}
     if wide:
-        axes.text(-0.02, place, short(each.arm, 34), ha="right", va="center", color=INK, **style)
+        axes.text(
+            -0.02, place, shortened(each.arm, 34), ha="right", va="center", color=INK, **style
+        )
         axes.text(1.02, place, _gain(each, places), ha="left", va="center", color=INK, **style)
         return
-    axes.text(0.0, place - 0.34, short(each.arm, 26), va="center", color=INK, **style)
+    axes.text(0.0, place - 0.34, shortened(each.arm, 26), va="center", color=INK, **style)
     axes.text(1.0, place - 0.34, wording.signed(each.gain, places), ha="right", va="center",
               color=INK, **style)  # fmt: skip
 

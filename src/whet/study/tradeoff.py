@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from whet.study import wording
-from whet.study.drawing import GRID, INK, QUIET, UNCLEAR, canvas, drawn, frame, inline, short
+from whet.study.drawing import GRID, INK, QUIET, UNCLEAR, canvas, drawn, frame, inline
 from whet.study.figures import LOOK, TOLD, reach
+from whet.study.phrases import shortened
 from whet.study.statistics import Comparison
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _label(
     for each, dot, place in zip(shown, dots, places, strict=True):
         if each.arm not in labelled:
             continue
-        name = short(each.arm, 26)
+        name = shortened(each.arm, 26)
         across, up = min(PLACES, key=lambda way: _cost(_box(dot, way, len(name)), taken, size, way))
         taken.append(_box(dot, (across, up), len(name)))
         line: dict[str, Any] = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6, "shrinkB": 4}
