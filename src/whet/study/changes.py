@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from whet.study import panes, phrases, pulse, wording
+from whet.study import phrases, pulse, wording
 from whet.study.pulse import Now
 from whet.study.statistics import TOO_FEW
 from whet.study.view import FINISHED, View
@@ -55,7 +55,7 @@ def _begun(before: View | None, after: View, width: int) -> Iterator[str]:
         was = known.get(_key(now))
         if was is None or now.seconds < was.seconds - 1:
             yield phrases.named(now, "begun" if was is None else "begun again", width)
-        elif now.silent > panes.QUIET >= was.silent:
+        elif now.silent > pulse.QUIET >= was.silent:
             said = f"no sign of life for {wording.duration(now.silent)}"
             yield phrases.named(now, said, width)
         elif (now.update, now.value) != (was.update, was.value) and _evaluated(was, now):
@@ -128,6 +128,6 @@ def timeless(view: View) -> View:
     """A view without what passes by itself: two that are equal tell the same."""
     holder = None if view.holder is None else replace(view.holder, silent=0.0)
     running = tuple(
-        replace(now, seconds=0.0, silent=float(now.silent > panes.QUIET)) for now in view.running
+        replace(now, seconds=0.0, silent=float(now.silent > pulse.QUIET)) for now in view.running
     )
     return replace(view, left=None, holder=holder, running=running)

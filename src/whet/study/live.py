@@ -41,7 +41,6 @@ from whet.study.view import (
 )
 
 BESIDE = ("rehearsal", "tuning", "confirmation")
-QUIET = 60.0  # seconds without a sign of life that are worth a word
 BEATS = 3 * pulse.EVERY  # seconds after which whoever is not among the processes is gone
 
 
@@ -260,5 +259,5 @@ def _state(view: View) -> str:
     if view.holder is not None:
         if view.holder.gone:
             return GONE
-        return SILENT if view.holder.silent > QUIET else RUNNING
+        return SILENT if view.holder.silent > pulse.QUIET else RUNNING
     return STOPPED if len(view.ended) < view.of else FINISHED

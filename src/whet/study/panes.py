@@ -21,7 +21,6 @@ from whet.study.view import (
     View,
 )
 
-QUIET = 60.0  # seconds without a sign of life that are worth a word
 GAP = 2
 STYLES = {HELPS: "bold blue", HURTS: "bold dark_orange"}
 Each = TypeVar("Each")
@@ -58,7 +57,7 @@ def _value(now: Now) -> str:
 
 
 def _since(now: Now) -> str:
-    if now.silent > QUIET:
+    if now.silent > pulse.QUIET:
         return f"no sign of life for {wording.duration(now.silent)}"
     return wording.duration(now.seconds)
 

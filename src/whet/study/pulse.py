@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "now.json"
 EVERY = 2.0  # seconds between two signs of life
+QUIET = 60.0  # seconds without a sign of life that are worth a word
 PREPARES, TRAINS, JUDGES, WAITS = "prepares", "trains", "judges", "waits"
 LONGEST = 1e9  # seconds: no time that a file tells is longer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from whet.study.plan import Node, Row
 from whet.study.pulse import Now
@@ -28,16 +29,12 @@ def time_left(
             took.setdefault(row["arm"], []).append(row["seconds"])
     if not took:
         return None
-    usual = _mean([seconds for each in took.values() for seconds in each])
+    usual = fmean([seconds for each in took.values() for seconds in each])
     share = {(now.arm, now.seed): 1 - now.update / now.of for now in running
              if now.update is not None and now.of}  # fmt: skip
     left = [
-        _mean(took.get(node.arm) or [usual]) * max(0.0, share.get((node.arm, node.seed), 1.0))
+        fmean(took.get(node.arm) or [usual]) * max(0.0, share.get((node.arm, node.seed), 1.0))
         for node in waiting
         if node.rides is None
     ]
     return max(sum(left) / max(1, jobs, len(running)), *left) if left else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
