@@ -33,6 +33,16 @@ def watch(*words: str, **given: Any) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def rest(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What is still to be read, after lines were: `communicate` would lose what is read ahead."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:  # closes both
+        said = process.stdout.read(), process.stderr.read()
+        process.wait(PATIENCE)
+    return said
+
+
 def until(found: Callable[[], bool]) -> None:
     late = time.monotonic() + PATIENCE
     while not found():
@@ -62,8 +72,8 @@ def test_lines_tell_what_changed_and_nothing_else(study: Study) -> None:
     out, told = lines.stdout.readline(), objects.stdout.readline()
     os.killpg(conductor.pid, signal.SIGCONT)
     assert conductor.wait(PATIENCE) == 1
-    more, error = lines.communicate(timeout=PATIENCE)
-    out, told = out + more, told + objects.communicate(timeout=PATIENCE)[0]
+    (more, error), (others, _) = rest(lines), rest(objects)
+    out, told = out + more, told + others
     assert (lines.returncode, objects.returncode, error) == (1, 1, "")  # a run failed
     every = [line[9:] for line in out.splitlines()]
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in out.splitlines())
@@ -259,7 +269,7 @@ def test_ctrl_c_leaves_cleanly(folder: Path, tmp_path: Path) -> None:
     assert "1 of 3 runs done" in process.stdout.readline()
     assert "stopped" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=PATIENCE)
+    out, error = rest(process)
     assert (process.returncode, error) == (0, "")
     assert "Traceback" not in out
 
