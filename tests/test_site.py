@@ -22,6 +22,7 @@ from website import api, commands, hooks, mathml, methods
 from website.docstrings import shown
 from whet import cli
 from whet.methods import catalogue, registry
+from whet.study.catalogue import LANGUAGES
 
 ROOT = Path(__file__).parent.parent
 ELSEWHERE = re.compile(r"(https?:)?//")
@@ -151,27 +152,32 @@ class TestTheChecks:
         assert list(unrendered(pages(tmp_path))) == ["a.html shows $$", "a.html shows &gt;&gt;&gt;"]
 
 
-@pytest.mark.parametrize("name", ["api", "commands", "docstrings", "hooks", "mathml", "methods"])
+@pytest.mark.parametrize(
+    "name", ["api", "commands", "docstrings", "evidence", "hooks", "markdown", "mathml", "methods"]
+)
 def test_examples(name: str) -> None:
     module = importlib.import_module(f"website.{name}")
     assert doctest.testmod(module).failed == 0
 
 
 def test_no_example_that_is_not_executed() -> None:
-    """Docstrings and the two READMEs are executed by test_docs; nothing else may bring code."""
+    """Docstrings, READMEs and written pages are executed by test_docs; nothing else brings code."""
     for path, text in hooks.generated().items():
-        if path not in ("index.md", "index.zh.md"):
+        if path not in ("index.md", "index.zh.md") and not (ROOT / "docs" / path).exists():
             assert "```py" not in text, path
 
 
 def test_a_methods_page() -> None:
     card = next(card for card in catalogue() if card["name"] == "fgm")
-    text = methods.page(card)
-    for said in ("# Adversarial embeddings (FGM)", "[arXiv:1605.07725](", "| avoid when |",
-                 "<code>epsilon</code> | <code>1.0</code>", "::: whet.methods.fgm.FGM\n",
+    english, chinese = (methods.page(card, language) for language in LANGUAGES)
+    for said in ("# FGM: adversarial training on embeddings\n", "[arXiv:1605.07725](",
+                 "| avoid when |", "| `epsilon` | `1.0` |", "::: whet.methods.fgm.FGM\n",
                  "- `test_attacks_with_the_micro_batchs_own_gradient`",
-                 "| 不宜使用 |"):  # fmt: skip
-        assert said in text
+                 "- [`sam`](sam.md): both claim the second gradient",
+                 "| intents | accuracy | <code>fgm</code> |"):  # fmt: skip
+        assert said in english
+    for said in ("| 不宜使用 |", "- [`sam`](sam.md)：两者都要占用第二次求梯度", "未能证明 |"):
+        assert said in chinese
 
 
 def test_the_command_lines_page() -> None:

@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files
 
 from website import api, commands, methods
 from whet.methods import registry
+from whet.study.catalogue import CHINESE
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = {"README.md": "index.md", "README.zh.md": "index.zh.md",
@@ -32,6 +33,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is generated."""
     for path, content in config["generated"].items():
+        if (written := files.get_file_from_path(path)) is not None:
+            files.remove(written)  # what is generated begins with it
         files.append(File.generated(config, path, content=content))
     style = Path(__file__).with_name("style.css").read_text("utf-8")
     files.append(File.generated(config, STYLE, content=style))
@@ -57,16 +60,18 @@ def moved(text: str) -> str:
 
 def navigation(docs: Path, pages: dict[str, str]) -> list[Any]:
     """Start, guides, methods, command line, errors, API."""
-    guides = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
+    guides = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md")
+                    if path.parent.name != "methods")  # fmt: skip
     layers: dict[str, list[str]] = {}
     for kind in sorted(registry().values(), key=lambda kind: (kind.layer, kind.name)):
         layer = kind.layer.name.capitalize().replace("_", " ")
         layers.setdefault(layer, []).append(f"methods/{kind.name}.md")
+    chinese = [methods.path(name, CHINESE) for name in registry()]
     return [
         {"Start": "index.md"},
         {"中文": "index.zh.md"},
         {"Guides": [*(page for page in guides if page != "errors.md"), "contributing.md"]},
-        {"Methods": ["methods/index.md", {"中文": "methods/zh.md"},
+        {"Methods": ["methods/index.md", {"中文": ["methods/zh.md", *chinese]},
                      *({layer: paths} for layer, paths in layers.items())]},
         {"Reference": [{"Command line": "commands.md"}, "errors.md",
                        *({title(text): page} for page, text in pages.items()

@@ -1,27 +1,41 @@
-"""The methods' pages: their cards, settings, docstrings and trap tests, in English and Chinese."""
+"""The methods' pages: what is written, and their cards, company, evidence, traps, docstrings."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from website import evidence
 from website.docstrings import papers
+from website.markdown import plain, table
+from whet.method import Method
 from whet.methods import catalogue, registry
 from whet.study import catalogue as cards
-from whet.study.catalogue import CHINESE, ENGLISH
+from whet.study.catalogue import CHINESE, ENGLISH, LANGUAGES
 
 ROOT = Path(__file__).parent.parent
 OVERVIEW = ("title", "layer", "cost", "avoid_when")
-SPECIAL = "\\`*_{}[]<>|$&~"
+COMPANY = {
+    ENGLISH: "## What it goes with\n\nIt goes with {count} other methods and is refused beside "
+    "{refused} in the same interval of training; disjoint spans are fine.",
+    CHINESE: "## 搭配与冲突\n\n可与其他 {count} 种方法同时使用；"
+    "与 {refused} 种方法不能处于同一训练时段（时段错开则可以）。",
+}
+REFUSED = {ENGLISH: ": both claim the {}", CHINESE: "：两者都要占用{}"}
+BESIDE = {
+    ENGLISH: "Where it applies, add {}: it belongs beside it.",
+    CHINESE: "适用时应同时加上 {}。",
+}
+FACTS = {ENGLISH: "## In short", CHINESE: "## 一览"}
 
 
 def pages() -> dict[str, str]:
     """Every page on methods by its path."""
     every = catalogue()
-    found = {f"methods/{card['name']}.md": page(card) for card in every}
+    found = {path(card["name"], language): page(card, language)
+             for card in every for language in LANGUAGES}  # fmt: skip
     return found | {
         "methods/index.md": overview(every, ENGLISH), "methods/zh.md": overview(every, CHINESE)
     }  # fmt: skip
@@ -31,7 +45,7 @@ def overview(every: Sequence[cards.Card], language: str) -> str:
     """All methods in a table."""
     head = [cards.label(fact, language) for fact in ("method", *OVERVIEW)]
     rows = [
-        [f"[`{card['name']}`]({card['name']}.md)",
+        [f"[`{card['name']}`]({'' if language == ENGLISH else '../zh/methods/'}{card['name']}.md)",
          *(plain(cards.said(card, fact, language)) for fact in OVERVIEW)]
         for card in every
     ]  # fmt: skip
@@ -42,18 +56,51 @@ def overview(every: Sequence[cards.Card], language: str) -> str:
     return f"# {title}\n\n{about}\n\n{table(head, rows)}"
 
 
-def page(card: cards.Card) -> str:
-    """One method."""
-    kind = registry()[card["name"]]
-    parts = [
-        f"# {card['title']}", facts(card, ENGLISH), settings(card, ENGLISH, "## Settings"),
-        *(f"::: {kind.__module__}.{name}\n    options: {{heading_level: 2}}"
-          for name in documented(kind)),
-        traps(card["name"]),
-        f"## 中文：{plain(cards.said(card, 'title', CHINESE))} {{ #zh }}", facts(card, CHINESE),
-        settings(card, CHINESE, "### 设置项 { #zh-settings }"),
-    ]  # fmt: skip
+def page(card: cards.Card, language: str = ENGLISH) -> str:
+    """One method: what is written about it, and then what follows from the code and the studies."""
+    parts = [written(card["name"], language), company(card, language),
+             evidence.section(card["name"], language),
+             f"{FACTS[language]}\n\n{facts(card, language)}"]  # fmt: skip
+    if language == ENGLISH:
+        kind = registry()[card["name"]]
+        parts += [
+            traps(card["name"]),
+            *(f"::: {kind.__module__}.{name}\n    options: {{heading_level: 2}}"
+              for name in documented(kind)),
+        ]  # fmt: skip
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def written(name: str, language: str) -> str:
+    """The text of a method's page."""
+    return (ROOT / "docs" / path(name, language)).read_text("utf-8").strip()
+
+
+def path(name: str, language: str) -> str:
+    """Where a method's page lies within docs/ and the site."""
+    return f"methods/{name}.md" if language == ENGLISH else f"zh/methods/{name}.md"
+
+
+def company(card: cards.Card, language: str) -> str:
+    """What the method is refused beside, and what it should stand beside."""
+    kind = registry()[card["name"]]
+    lines = [
+        f"- [`{other.name}`]({other.name}.md){REFUSED[language].format(what)}"
+        for other in registry().values() if other is not kind
+        for what in [_contested(kind, other, language)] if what
+    ]  # fmt: skip
+    count = len(registry()) - 1 - len(lines)
+    beside = [f"[`{name}`]({name}.md)" for name in card["companions"]]
+    said = [COMPANY[language].format(count=count, refused=len(lines)), "\n".join(lines)]
+    said += [BESIDE[language].format(", ".join(beside))] if beside else []
+    return "\n\n".join(filter(None, said))
+
+
+def _contested(kind: type[Method], other: type[Method], language: str) -> str:
+    shared = (kind.owns & (other.owns | other.uses)) | (other.owns & kind.uses)
+    if not shared:
+        return ""
+    return cards.said({"owns": [min(each.value for each in shared)]}, "owns", language)
 
 
 def facts(card: cards.Card, language: str) -> str:
@@ -64,14 +111,6 @@ def facts(card: cards.Card, language: str) -> str:
     ]
     name = [cards.label("method", language), f"`{card['name']}`"]
     return table(name, rows)
-
-
-def settings(card: cards.Card, language: str, heading: str) -> str:
-    """A method's settings as a table under a heading; nothing where it has none."""
-    rows = [[code(name), code(default), plain(span)]
-            for name, default, span in cards.settings(card, language)]  # fmt: skip
-    head = [cards.label(column, language) for column in cards.SETTING]
-    return f"{heading}\n\n{table(head, rows)}" if rows else ""
 
 
 def documented(kind: type) -> list[str]:
@@ -109,23 +148,3 @@ def trap_tests(source: str) -> list[str]:
         and any(isinstance(each, ast.Call) and getattr(each.func, "id", "") == "trap"
                 for each in node.decorator_list)
     ]  # fmt: skip
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines: list[Sequence[Any]] = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def plain(text: str) -> str:
-    """A text in which nothing means markup.
-
-    >>> plain("a|b")
-    'a&#124;b'
-    """
-    return "".join(f"&#{ord(sign)};" if sign in SPECIAL else sign for sign in text)
-
-
-def code(text: str) -> str:
-    """A text set as code."""
-    return f"<code>{plain(text)}</code>"
