@@ -116,7 +116,7 @@ def _compute_as_trained(predictor: Predictor, about: About, device: str) -> None
     where = devices.pick(device)
     fits = about.precision != "fp16" or where.type == "cuda"
     fabric = devices.open_fabric(where, about.precision, None) if fits else None
-    for one in getattr(predictor, "predictors", [predictor]):
+    for one in predictor.models():
         one.autocast = nullcontext if fabric is None else fabric.autocast
 
 

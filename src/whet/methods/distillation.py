@@ -195,7 +195,7 @@ class Distillation(Method):
         teacher = run.resource("teacher", self)
         with seeding.borrowed(run.key(self)), torch.no_grad():
             if isinstance(teacher, Predictor):
-                return _as_logits(teacher(batch), run.objective.family)
+                return teacher.logits(batch)
             if not isinstance(teacher, nn.Module):
                 return objectives.logits(teacher(batch)).to(batch.device)
             with modes.evaluation_mode(teacher), run.autocast():
@@ -220,11 +220,3 @@ def _caster(teacher: nn.Module) -> Callable[[Tensor], Tensor]:
     """Floating inputs in the dtype of the teacher's weights, which need not be the student's."""
     dtype = next((p.dtype for p in teacher.parameters() if p.is_floating_point()), None)
     return lambda leaf: leaf.to(dtype) if dtype and leaf.is_floating_point() else leaf
-
-
-def _as_logits(p: Tensor, kind: Family) -> Tensor:
-    """Logits of which the probabilities are the given ones; at any temperature they do as well."""
-    tiny = torch.finfo(p.dtype).tiny
-    if kind.name == "multi-label":
-        return p.clamp(min=tiny).log() - (1.0 - p).clamp(min=tiny).log()
-    return p if kind.name == "real" else p.clamp(min=tiny).log()
