@@ -98,6 +98,11 @@ class Objective(Method):
             raise
         return Forward(batch, output, losses, self.mask(batch))
 
+    def moved(self, forward: Forward, logits: Tensor) -> Forward:
+        """The forward with its losses at other logits; its output stays what the model gave."""
+        assert forward.batch.targets is not None
+        return forward.replace(logits=logits, losses=self.losses(logits, forward.batch.targets))
+
     def mask(self, batch: Batch) -> Tensor | None:
         """Bool per item: rows with a target, less what the targets themselves ignore."""
         assert batch.targets is not None
