@@ -131,7 +131,7 @@ class Run:
         self.stack = Stack(
             self.module, self.task.objective if stage.objective is None else stage.objective,
             self.recipe.methods_of(stage), scaler=self.scaler, updates=length,
-            resources=self.task.resources, seed=self.seed, stage=self.stage_number,
+            resources=judging.resources(self, stage), seed=self.seed, stage=self.stage_number,
             backward=None if self.fabric is None else self.fabric.backward,
             optimizer=lambda parameters: optim.optimizer(stage.optimizer, parameters),
             loader=lambda purpose: self.loader if self.overfit else self._loader(stage, purpose),
