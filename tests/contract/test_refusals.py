@@ -20,7 +20,7 @@ from whet.stack import Stack
 @contextmanager
 def unrefused(*pair: Method) -> Iterator[None]:
     """The refusal switched off."""
-    kinds = {type(method): vars(type(method))["owns"] for method in pair}
+    kinds = {type(one): vars(type(one)).get("owns", type(one).owns) for one in pair}
     try:
         for kind in kinds:
             kind.owns = frozenset()
@@ -166,6 +166,25 @@ def balls(one: dict[str, Any], other: dict[str, Any]) -> Callable[[], None]:
     return show
 
 
+def two_heads(one: str, other: str) -> Callable[[], None]:
+    """One scale stands in the layer, and the other method reads angles out of it by its own.
+
+    A cosine of 0.5 at scale 8 is one of 0.13 at scale 30, and at the other order it is none at all
+    (1.9): what is learned is neither method, and the order decides.
+    """
+
+    def show() -> None:
+        a, b = methods.make({"name": one, "scale": 8.0}), methods.make(
+            {"name": other, "scale": 30.0})  # fmt: skip
+        alone = [forced(a), forced(b)]
+        nested = [forced(a, b), forced(b, a)]
+        assert (nested[0] - nested[1]).norm() > 0.05 * nested[0].norm()
+        for found in nested:
+            assert all((found - right).norm() > 0.05 * right.norm() for right in alone)
+
+    return show
+
+
 FAST = {"name": "fast_fgsm", "scope": "embeddings", "epsilon": 0.1, "watch": 0, "step_size": 2.0}
 FGM = {"name": "fgm", "epsilon": 4.0}
 FREELB = {"name": "freelb", "step_size": 1.0}
@@ -196,6 +215,9 @@ SHOWN: dict[frozenset[str], Callable[[], None]] = {
     frozenset({"ema", "swa"}): ema_with_swa,
     frozenset({"snapshot", "swa"}): snapshot_with_swa,
     frozenset({"cutmix", "mixup"}): cutmix_with_mixup,
+    frozenset({"arcface", "cosface"}): two_heads("arcface", "cosface"),
+    frozenset({"arcface", "sphereface"}): two_heads("arcface", "sphereface"),
+    frozenset({"cosface", "sphereface"}): two_heads("cosface", "sphereface"),
 }
 
 

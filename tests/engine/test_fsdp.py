@@ -62,7 +62,7 @@ class TestEquality:
     def test_what_is_refused(self) -> None:
         """What needs whole copies, or passes of its own over the data."""
         assert {*shards.refused_ones()} == {
-            "moco", "precise_bn", "random_noise", "snapshot"
+            "arcface", "cosface", "moco", "precise_bn", "random_noise", "snapshot", "sphereface"
         }  # fmt: skip
 
     def test_bare_and_methods_together(self, two: Found) -> None:
