@@ -55,7 +55,7 @@ class Predictor(ABC):
 
     def form(self) -> Any:
         """How the members make a prediction, in plain values; a list stands for their mean."""
-        return {} if len(self.models()) == 1 else [one.form() for one in self.models()]
+        return {} if (count := len(self.members())) == 1 else [{}] * count
 
     def logits(self, batch: Batch) -> Tensor:
         """Numbers of which `family.probabilities` makes the prediction, at any temperature."""
@@ -76,9 +76,9 @@ class Predictor(ABC):
             exported.check_architecture(model, state, path)
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         placed = [{name: tensor.to(device) for name, tensor in state.items()} for state in states]
-        form = about.get("form", [{}] * len(states) if len(states) > 1 else {})
         left = iter(placed)
         try:
+            form = about.get("form", {} if len(states) == 1 else [{}] * len(states))
             made = _formed(form, left, model, family(about["family"]))
             if next(left, None) is not None:
                 raise ValueError("it holds more models than it uses")
@@ -205,10 +205,16 @@ class MeanPredictor(Predictor):
         return [predictor.form() for predictor in self.predictors]
 
     def __call__(self, batch: Batch) -> Tensor:
-        total = self.predictors[0](batch)
-        for predictor in self.predictors[1:]:
-            total = total + predictor(batch)
-        return total / len(self.predictors)
+        return self._mean(predictor(batch) for predictor in self.predictors)
+
+    def logits(self, batch: Batch) -> Tensor:
+        # in float64, where a probability near 1 or 0 still says how near
+        wide = (predictor.logits(batch).double() for predictor in self.predictors)
+        return as_logits(self._mean(map(self.family.probabilities, wide)), self.family).float()
+
+    def _mean(self, found: Iterable[Tensor]) -> Tensor:
+        first, *others = found
+        return sum(others, first) / len(self.predictors)
 
 
 class Calibrated(Predictor):

@@ -148,6 +148,14 @@ def test_beta_zero_changes_nothing_to_the_bit() -> None:
     assert equal(weights(plain.run.module), weights(flat.run.module))
 
 
+def test_costs_a_forward_at_the_start() -> None:
+    stack, calls = make_stack([ClassWeights()]), []
+    stack.run.module.head.register_forward_hook(lambda m, args, out: calls.append(len(out)))
+    for batch in BATCHES[:3]:
+        stack.step(batch)
+    assert calls == [6, 6, 6, 6]
+
+
 # with others ---------------------------------------------------------------------------------
 def weighted(model: nn.Module, losses: Tensor, labels: Tensor) -> Tensor:
     return weighted_mean(losses, item_weights(labels, torch.tensor(GIVEN)))

@@ -186,6 +186,16 @@ def test_core_in_a_hand_loop_equals_the_stack() -> None:
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda one: one.name)
+def test_costs_no_pass_but_one_at_the_start(head: Any) -> None:
+    model, calls = make_model(), []
+    model.hidden.register_forward_hook(lambda m, args, out: calls.append(len(out)))
+    stack = make_stack([head], model=model)
+    for batch in BATCHES[:3]:
+        stack.step(batch)
+    assert calls == [6, 6, 6, 6]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda one: one.name)
 def test_no_parameter_and_no_buffer_is_new(head: Any) -> None:
     stack = make_stack([head])
     assert weights(stack.run.module).keys() == weights(make_model()).keys()

@@ -26,7 +26,15 @@ from whet.methods.snapshot import Snapshot
 from whet.methods.temperature import Temperature
 from whet.methods.temperature_scaling import TemperatureScaling, fit_temperature
 from whet.objectives.families import family
-from whet.predict import Calibrated, MeanPredictor, ModelPredictor, Predictor, model_state, predict
+from whet.predict import (
+    Calibrated,
+    MeanPredictor,
+    ModelPredictor,
+    Predictor,
+    as_logits,
+    model_state,
+    predict,
+)
 from whet.run import Run
 from whet.stack import Stack
 from whet.stage import Stage
@@ -278,8 +286,40 @@ def test_logits_are_those_of_the_probabilities() -> None:
         assert one.logits(batch)[0, 0] == 40.0
         half = Calibrated(one, 4.0)(batch)[0, 0].item()
         assert half == pytest.approx(1 / (1 + math.exp(-10.0)), rel=1e-6)
-        mean = MeanPredictor([one, one])
-        assert torch.allclose(mean.family.probabilities(mean.logits(batch)), one(batch))
+
+
+def by_probabilities(predictor: Predictor, batch: Batch) -> Tensor:
+    """Of the mean in single precision, which is 1 where the rest is below 6e-8."""
+    return as_logits(predictor(batch), predictor.family)
+
+
+@trap(right=lambda predictor, batch: predictor.logits(batch), wrong=by_probabilities)
+def test_the_logits_of_a_mean_keep_its_ends(logits: Any) -> None:
+    model = nn.Linear(1, 2, bias=False)
+    members = []
+    for high in (22.0, 26.0):
+        model.weight.data = torch.tensor([[high], [-high]])
+        members.append(ModelPredictor(model, model_state(model), family("multi-label")))
+    found = logits(MeanPredictor(members), Batch(torch.ones(1, 1)))[0]
+    rest = (math.exp(-22) + math.exp(-26)) / 2  # nearly 1 - sigmoid
+    assert found.tolist() == pytest.approx([-math.log(rest), math.log(rest)], abs=1e-4)
+
+
+def test_the_logits_of_a_mean_are_of_its_probabilities() -> None:
+    run = trained(Snapshot(2))
+    mean = run.predictor()
+    assert torch.allclose(mean.family.probabilities(mean.logits(BATCH)), mean(BATCH), atol=1e-6)
+
+
+def test_costs_a_forward_of_the_select_part() -> None:
+    stack = make_stack([TemperatureScaling()])
+    rows: list[int] = []
+    stack.run.module.head.register_forward_hook(lambda m, args, out: rows.append(len(out)))
+    stack.step(Batch.of(data()).take(slice(0, 6)))
+    predictor = stack.predictor()
+    assert rows == [6, 20]
+    predictor(BATCH)
+    assert rows == [6, 20, 20]
 
 
 # where it applies ----------------------------------------------------------------------------

@@ -55,8 +55,8 @@ class SphereFace(MarginHead):
 
     Shapes: features `(N, D)`, logits `(N, C)`; or `(N, T, D)` and `(N, T, V)` for tokens.
 
-    Cost: no pass; a second product of the features with the head's weights, and a copy of the
-    logits.
+    Cost: no pass but a forward of one batch at the start, for the number of classes; a second
+    product of the features with the head's weights, and copies of the logits.
 
     Raises:
         InputError: there is no such layer, or the model does not return what it gives.
