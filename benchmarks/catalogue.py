@@ -8,7 +8,7 @@ from functools import cache, partial
 
 from torch import nn
 
-from benchmarks import averages, engines, steps, storage
+from benchmarks import averages, engines, steps, storage, studies
 from benchmarks.averages import Size
 from benchmarks.children import at_once, memory
 from benchmarks.engines import SMALL, TEN_MS, TWENTY_MS, WIDE, Setting
@@ -162,6 +162,21 @@ def _memory(setting: Setting, repeats: int) -> Group:
     )  # fmt: skip
 
 
+def _studies(setting: Setting, updates: int, repeats: int) -> Group:
+    makers = {
+        "study": partial(studies.as_it_is, setting, updates),
+        "the plan's cost": partial(studies.as_planned, setting, updates),
+    }
+    entry = Entry(
+        "study_trunks", "study", "the plan's cost", most=1.05,
+        note=f"{setting.words}, {updates} updates; {len(studies.METHODS)} methods at the end, each "
+        "alone, together and all but one, from one trunk; from the first run handed over to the "
+        "last row, against one training without methods times the plan's cost, each part of "
+        "training at its own pace",
+    )  # fmt: skip
+    return Group(makers, [entry], repeats, 1, "study", each=0)
+
+
 def groups() -> list[Group]:
     """Everything that is measured; what is most easily disturbed comes first."""
     return [
@@ -170,6 +185,7 @@ def groups() -> list[Group]:
         _engines(TEN_MS, "10ms", 1.02, repeats=120),
         _averages(averages.FULL),
         *_storage(averages.FULL, repeats=20),
+        _studies(TWENTY_MS, 300, repeats=10),
         _processes(TWENTY_MS, repeats=30),
         _memory(WIDE, repeats=5),
     ]
@@ -180,6 +196,7 @@ def quick() -> list[Group]:
     tiny, small = Setting((8, 16, 4), batch=8, steps=3), Size(100, 16, 1)
     made = [
         *_methods(), _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
-        _averages(small), *_storage(small, 1), _processes(tiny, 1), _memory(tiny, 1),
+        _averages(small), *_storage(small, 1), _studies(tiny, 8, 1), _processes(tiny, 1),
+        _memory(tiny, 1),
     ]  # fmt: skip
     return [replace(group, repeats=1, warmup=0) for group in made]

@@ -5,10 +5,12 @@ The numbers are those of the studies' verdicts; the conclusions were written aft
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -16,6 +18,25 @@ PAGE = HERE.parent / "docs" / "claims.md"
 MAIN = (
     "fashion_mnist", "cifar10", "fsdd", "intents", "ag_news", "thucnews", "adult", "mammography",
 )  # fmt: skip
+
+ABOUT = (
+    "Each claim of the articles that whet grew out of is a study here: a hypothesis, data, a "
+    'control, and a verdict that may be "not shown". Small networks, seconds of training on one '
+    "core, at least 5 paired seeds, the baseline's learning rate tuned first: a verdict is about "
+    "these tasks. Gains are positive where the method is better, with 95 % intervals; verdicts "
+    "allow for the number of arms in their study (Holm). [How verdicts are reached]"
+    "(statistics.md). Numbers and reports lie in `evidence/results`; `python -m evidence.studies "
+    "NAME` makes them anew, and `python -m evidence.claims` this page."
+)
+REFERENCES = (
+    "A baseline worth improving has to beat a simple reference, which was named and measured "
+    "(`python -m evidence.studies --references`) before any study ran; networks were chosen on "
+    "the first two seeds. Gains are paired by seed."
+)
+TIMES = (
+    "Times were measured on two cores that did other work as well. They show which methods cost a "
+    "pass, not a few per cent; those are measured by `make bench` (README)."
+)
 
 
 @dataclass(frozen=True)
@@ -45,17 +66,8 @@ def everywhere(*arms: str) -> dict[str, Sequence[str]]:
 
 def page(claims: Sequence[Claim]) -> str:
     """The page as Markdown."""
-    lines = [
-        "# What is claimed, and what was found", "",
-        "Each claim of the articles that whet grew out of is a study here: a hypothesis, data, a "
-        "control, and a verdict that may be \"not shown\". Small networks, minutes of training on "
-        "one core, at least 5 paired seeds, the baseline's learning rate tuned first: a verdict is "
-        "about these tasks. Gains are positive where the method is better, with 95 % intervals; "
-        "verdicts allow for the number of arms in their study (Holm). [How verdicts are "
-        "reached](statistics.md). Numbers and reports lie in `evidence/results`; "
-        "`python -m evidence.studies NAME` makes them anew, and `python -m evidence.claims` this "
-        "page.", "",
-    ]  # fmt: skip
+    lines = ["# What is claimed, and what was found", "", ABOUT, "", TIMES, ""]
+    lines += ["## The baselines", "", REFERENCES, "", *baselines(), ""]
     for claim in claims:
         lines += [f"## {claim.said}", ""]
         if claim.missing:
@@ -69,6 +81,31 @@ def page(claims: Sequence[Claim]) -> str:
         names = " ".join(claim.arms)
         lines += ["", f"**{claim.conclusion}**", "", f"`python -m evidence.studies {names}`", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def baselines() -> Iterator[str]:
+    """What each baseline reached, and the reference that it had to beat on the same seeds."""
+    yield "| study | metric | baseline | reference | least and mean gain | the reference |"
+    yield "|---|---|---|---|---|---|"
+    references = json.loads((HERE / "references.json").read_text())
+    for study, told in references.items():
+        metric = json.loads((HERE / "results" / study / "verdicts.json").read_text())["metric"]
+        own = values(study, metric)
+        gains = [a - b for a, b in zip(own, told["values"], strict=True)]
+        yield (
+            f"| {study} | {metric.replace('_', ' ')} | {fmean(own):.4f} "
+            f"| {fmean(told['values']):.4f} | {signed(min(gains))}, {signed(fmean(gains))} "
+            f"| {told['reference']} |"
+        )
+
+
+def values(study: str, metric: str) -> list[float]:
+    """The baseline's values on the judge part, by seed."""
+    with (HERE / "results" / study / "results.csv").open(newline="") as file:
+        return [
+            float(row["value"]) for row in csv.DictReader(file)
+            if (row["arm"], row["part"], row["metric"]) == ("baseline", "judge", metric)
+        ]  # fmt: skip
 
 
 def rows(study: str, arms: Sequence[str]) -> Iterator[str]:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import results
+from benchmarks import results, studies
 from benchmarks.__main__ import main
 from benchmarks.catalogue import groups, quick
 from benchmarks.children import at_once, memory
 from benchmarks.engines import Setting
 from benchmarks.entries import Condition, Entry, Group
 from benchmarks.timing import Chunk, interleave, interval, spread
+from whet.study import trie
 
 FIELDS = {
     "ratio": float, "median": float, "spread": float, "interval": list, "unit": str,
@@ -24,7 +25,7 @@ FIELDS = {
 PROMISED = {
     "engine_small", "engine_10ms", "fabric_small", "accelerate_small", "lightning_small",
     "trainer_small", "trainer_10ms", "ema_vs_limit", "ema_vs_clone", "fgm", "noop_ten_us",
-    "save", "load", "two_processes", "two_processes_talk", "memory", "memory_ema",
+    "save", "load", "study_trunks", "two_processes", "two_processes_talk", "memory", "memory_ema",
 }  # fmt: skip
 
 
@@ -57,6 +58,15 @@ def test_other_trainers_saving_and_loading(tmp_path: Path) -> None:
     names = ["trainer_small", "lightning_10ms", "save", "save_vs_disk", "load", "load_vs_hand"]
     found = quickly(tmp_path / "results.json", *names)
     assert {found[n]["unit"] for n in names} == {"ms per step", "ms per save", "ms per load"}
+
+
+def test_a_study_against_its_plan(tmp_path: Path) -> None:
+    found = quickly(tmp_path / "results.json", "study_trunks")["study_trunks"]
+    assert (found["unit"], found["target"]) == ("ms per study", "ratio <= 1.05")
+    held = studies.shared(Setting((8, 16, 4), batch=8, steps=3), 8)
+    paces = {node.key: [[0.0, 1.0, 1.0]] for node in held.ready.nodes}
+    rows = [{"arm": node.arm, "paces": paces[node.key]} for node in held.ready.nodes]
+    assert studies._cost(held.ready.nodes, rows) == trie.cost(held.ready.nodes) == 0.75 + 10 * 0.25
 
 
 @pytest.mark.slow  # three processes, and each imports torch's compiler with its optimizers

@@ -11,7 +11,9 @@ import whet
 
 ALSO = {  # no public names, but what a verdict means
     "whet.study": [f"whet.study.statistics{module}" for module in (
-        "", ".family", ".flips", ".resampling", ".costs")],
+        "", ".family", ".flips", ".resampling", ".costs")]
+    + ["whet.study.live.look", "whet.study.live.Watcher", "whet.study.view.View",
+       "whet.study.pulse.Now"],
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import images
 import local_data
 import networks
 import numpy as np
@@ -75,9 +76,4 @@ def task(seed: int) -> Task:
 
 def reference(seed: int) -> float:
     """What the reference reaches on the judge part of the same seed."""
-    from sklearn.ensemble import RandomForestClassifier
-
-    made = task(seed)
-    forest = RandomForestClassifier(200, random_state=seed)
-    forest.fit(made.train[0].flatten(1), made.train[1])
-    return float(forest.score(made.judge[0].flatten(1), made.judge[1]))
+    return images.forest(task(seed), seed)

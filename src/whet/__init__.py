@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from whet.batch import Batch as Batch
     from whet.errors import WhetError as WhetError
     from whet.forward import Forward as Forward
+    from whet.members import Members as Members
     from whet.method import Layer as Layer
     from whet.method import Method as Method
     from whet.method import Resource as Resource
     from whet.objectives import Objective as Objective
     from whet.predict import Predictor as Predictor
     from whet.rate_finder import find_lr as find_lr
+    from whet.robustness import robust_accuracy as robust_accuracy
     from whet.run import Run as Run
     from whet.stack import Stack as Stack
     from whet.stage import Recipe as Recipe
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "About": "tasks", "Batch": "batch", "Forward": "forward", "Layer": "method",
-    "Method": "method", "Objective": "objectives", "Predictor": "predict", "Recipe": "stage",
-    "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
-    "Study": "study.study", "Task": "task", "WhetError": "errors",
-    "find_lr": "rate_finder",
+    "Members": "members", "Method": "method", "Objective": "objectives", "Predictor": "predict",
+    "Recipe": "stage", "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
+    "Study": "study.study", "Task": "task", "WhetError": "errors", "find_lr": "rate_finder",
+    "robust_accuracy": "robustness",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604

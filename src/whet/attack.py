@@ -218,12 +218,12 @@ def starting(epsilon: float, size: float, key: int, rows: Tensor | None) -> Star
     return start
 
 
-def around(call: Call, epsilon: float, rows: Tensor | None) -> Ball:
+def around(call: Call, epsilon: float, rows: Tensor | None, norm: str = "linf") -> Ball:
     """The ball of what an embedding's output is shifted by; padding and rows left out stay."""
     radius = call.mask.unsqueeze(-1) * call.delta.detach().new_tensor(epsilon)
     if rows is not None and len(rows) == len(radius):
         radius = radius * rows.view(-1, *[1] * (radius.ndim - 1))
-    return Ball(torch.zeros_like(call.delta), radius)
+    return Ball(torch.zeros_like(call.delta), radius, norm=norm)
 
 
 def accuracy(forward: Forward, kind: str) -> float:

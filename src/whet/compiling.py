@@ -10,7 +10,7 @@ than a hook point are made anew.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,8 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable imports the
 from torch.utils.hooks import RemovableHandle
 
 from whet.batch import leaves
+
+Places = WeakKeyDictionary[nn.Module, list[list[Tensor]]]
 
 
 def as_written() -> AbstractContextManager[Any]:
@@ -42,12 +44,23 @@ def _loaded() -> bool:
     return "torch._dynamo" in sys.modules
 
 
-@contextmanager
-def entering(model: nn.Module, at: str) -> Iterator[list[Tensor]]:
+def entering(model: nn.Module, at: str) -> AbstractContextManager[list[Tensor]]:
     """Collect what enters the submodule `at`, call by call, for the length of a `with`."""
-    module, seen = model.get_submodule(at), list[Tensor]()
-    handle = entry_point(module)
-    standing = _WATCHED.setdefault(module, [])
+    return _collecting(model.get_submodule(at), entry_point, _WATCHED)
+
+
+def leaving(model: nn.Module, at: str) -> AbstractContextManager[list[Tensor]]:
+    """Collect what the submodule `at` gives, call by call, for the length of a `with`."""
+    return _collecting(model.get_submodule(at), exit_point, _LEFT)
+
+
+@contextmanager
+def _collecting(
+    module: nn.Module, point: Callable[[nn.Module], RemovableHandle | None], places: Places
+) -> Iterator[list[Tensor]]:
+    seen: list[Tensor] = []
+    handle = point(module)
+    standing = places.setdefault(module, [])
     standing.append(seen)
     try:
         yield seen
@@ -57,7 +70,8 @@ def entering(model: nn.Module, at: str) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-_WATCHED: WeakKeyDictionary[nn.Module, list[list[Tensor]]] = WeakKeyDictionary()
+_WATCHED: Places = WeakKeyDictionary()
+_LEFT: Places = WeakKeyDictionary()
 
 
 def entry_point(module: nn.Module) -> RemovableHandle | None:
@@ -71,6 +85,25 @@ def make_ready(module: nn.Module) -> None:
     """An entry point that stays, also in a model that was compiled, and called, before."""
     if entry_point(module) is not None:
         forget_graphs()
+
+
+def exit_point(module: nn.Module) -> RemovableHandle | None:
+    """Make a module ready for `leaving`, once; gives the handle of a hook that is new."""
+    if _left in module._forward_hooks.values():
+        return None
+    return module.register_forward_hook(_left)
+
+
+def make_ready_to_leave(module: nn.Module) -> None:
+    """An exit point that stays, also in a model that was compiled, and called, before."""
+    if exit_point(module) is not None:
+        forget_graphs()
+
+
+@_disable_dynamo
+def _left(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    for seen in _LEFT.get(module, ()):
+        seen.append(next(leaves(output))[1])
 
 
 @_disable_dynamo

@@ -50,6 +50,7 @@ class Resource(Enum):
     OBJECTIVE = "objective"
     HARD_TARGETS = "hard targets"
     INPUT_MIXING = "input mixing"
+    MOVED_INPUTS = "moved inputs"
     UNLABELLED_STREAM = "unlabelled stream"
     SECOND_GRADIENT = "second gradient"
     BACKWARD = "backward"

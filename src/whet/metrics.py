@@ -13,6 +13,8 @@ A metric is a function of two arrays, `probabilities` and `targets`:
   0 stands in for it, so it cannot slip into an average unseen.
 - A mean over classes, labels or outputs leaves out those on which the score is undefined.
 - A decision is the most probable class, the first of equals; for a label, p > 0.5.
+- One that carries an `Attack` is of a model and not of arrays: `whet.evaluation` attacks what it is
+  given and judges the worst. `robust_accuracy` is accuracy there.
 - Arrays are checked before: logits given as probabilities, NaN, a target of -100, or `(N, 1)`
   against `(N,)` raise `InputError` instead of giving a number.
 """
@@ -23,13 +25,14 @@ import copy
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whet import scores
+from whet.adversary import Attack
 from whet.errors import InputError, UnknownName
 from whet.scores import Array
 
@@ -56,6 +59,7 @@ class Metric:
         higher_is_better: the direction in which it improves.
         families: the families it suits, of `FAMILIES`.
         function: `(probabilities, targets) -> float`, called with checked arrays.
+        attack: what the inputs go through first; None for inputs as they are.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Metric:
     higher_is_better: bool
     families: frozenset[str]
     function: Function
+    attack: Attack | None = None
 
     def compute(self, probabilities: Array, targets: Array) -> float:
         """Its value, or nan where it is undefined on this part.
@@ -93,6 +98,23 @@ METRICS: dict[str, Metric] = {
     score.__name__: Metric(score.__name__, title, better == "higher", frozenset(families), score)
     for title, better, score, *families in _TABLE
 }
+# of a model, not of arrays
+ATTACKED: dict[str, Metric] = {
+    "robust_accuracy": Metric(
+        "robust_accuracy", "Accuracy under attack", True, frozenset({"categorical"}),
+        scores.accuracy, Attack(),
+    ),
+}  # fmt: skip
+
+
+def robust_accuracy(name: str = "robust_accuracy", **settings: Any) -> Metric:
+    """Accuracy under an `Attack` with these settings, as a metric of a task.
+
+    >>> robust_accuracy("fgsm", kind="fgsm", epsilon=0.1, valid_range=(0, 1)).attack.sizes
+    (1.0,)
+    """
+    plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    return replace(ATTACKED["robust_accuracy"], name=name, attack=Attack(**plain))
 
 
 def evaluate(metrics: Sequence[Metric], probabilities: Array, targets: Array) -> dict[str, float]:
@@ -103,12 +125,18 @@ def evaluate(metrics: Sequence[Metric], probabilities: Array, targets: Array) ->
         probabilities: or predictions, in the shape and range of the module's table.
         targets: likewise.
 
-    Errors: `InputError` for empty, NaN or ill-shaped arrays, or a metric that gives no number.
+    Errors: `InputError` for empty, NaN or ill-shaped arrays, a metric that gives no number, or one
+    that attacks the model, which arrays are not.
 
     >>> p, y = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([0, 1])
     >>> evaluate(resolve(["accuracy", "ece", "auc"], "categorical"), p, y)
     {'accuracy': 0.5, 'ece': 0.375, 'auc': 1.0}
     """
+    if attacked := [metric.name for metric in metrics if metric.attack is not None]:
+        raise InputError(
+            f"{', '.join(attacked)}: predictions are not enough, for the inputs are attacked "
+            "first. Use Run.evaluate, a study, or whet.robust_accuracy(model, loader)."
+        )
     families = FAMILIES.intersection(*(metric.families for metric in metrics))
     if not families:
         raise InputError(f"no family suits all of {', '.join(metric.name for metric in metrics)}")
@@ -156,10 +184,11 @@ def resolve(metrics: Iterable[str | Metric | Function], family: str) -> list[Met
 
 
 def _metric(item: object, family: str) -> Metric:
-    suited = [name for name, metric in METRICS.items() if family in metric.families]
-    if isinstance(item, str) and item not in METRICS:
+    known = METRICS | ATTACKED
+    suited = [name for name, metric in known.items() if family in metric.families]
+    if isinstance(item, str) and item not in known:
         raise UnknownName(f"metric for {family} targets", item, suited)
-    metric = METRICS[item] if isinstance(item, str) else item
+    metric = known[item] if isinstance(item, str) else item
     if not isinstance(metric, Metric):
         return _adopted(metric, family)
     if family not in metric.families:

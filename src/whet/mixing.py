@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,41 @@ from whet import modes
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.training import Training
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """Which rows are mixed inside the model: `share * rows + (1 - share) * rows[permutation]`.
+
+    >>> Mixture(torch.tensor([1, 0]), 0.7).partners(4, "manifold_mixup").tolist()
+    [1, 0, 3, 2]
+    """
+
+    permutation: Tensor
+    share: float
+
+    def partners(self, rows: int, who: str) -> Tensor:
+        """Each row's partner; in a batch that stands there several times, within its copy."""
+        count = len(self.permutation)
+        if rows == count:
+            return self.permutation
+        if rows % count:
+            raise InputError(
+                f"{who}: the model was given {rows} rows where a batch of {count} is mixed. Leave "
+                "out the method that gives it others."
+            )
+        first = torch.arange(0, rows, count, device=self.permutation.device)
+        return (first[:, None] + self.permutation).flatten()
+
+    def blended(self, who: str, own: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Values of mixed rows by what was made of single ones: the row's own and its partner's.
+
+        Args:
+            who: the method, for errors.
+            own: by the row's own, `(N, ...)`.
+            of: by those of other rows, whose numbers it is given.
+        """
+        return torch.lerp(of(self.partners(len(own), who)), own, self.share)
 
 
 def check_targets(who: str, run: Training) -> None:

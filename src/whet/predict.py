@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from whet import compiling, cosine, exported, fsdp, objectives, settings
-from whet import metrics as measures
 from whet.batch import Batch
 from whet.errors import CheckpointError, InputError
 from whet.modes import evaluation_mode
 from whet.objectives.families import Family, family
+from whet.objectives.pooling import pooled
 from whet.training import Training
-from whet.world import World
 
 State = dict[str, Tensor]
 
@@ -45,6 +43,14 @@ class Predictor(ABC):
     def __call__(self, batch: Batch) -> Tensor:
         """Probabilities `(N, C)`; predictions `(N,)` or `(N, D)` for reals."""
 
+    def traced(self, batch: Batch) -> Tensor:
+        """The same with a gradient for the batch's inputs, which attacks climb.
+
+        Raises:
+            InputError: this predictor has none.
+        """
+        raise InputError(f"{type(self).__name__} gives no gradients of its inputs to attack along.")
+
     @abstractmethod
     def members(self) -> list[State]:
         """The weights it predicts with, one state per member."""
@@ -60,6 +66,10 @@ class Predictor(ABC):
     def logits(self, batch: Batch) -> Tensor:
         """Numbers of which `family.probabilities` makes the prediction, at any temperature."""
         return as_logits(self(batch), self.family)
+
+    def traced_logits(self, batch: Batch) -> Tensor:
+        """The logits with a gradient for the batch's inputs."""
+        return as_logits(self.traced(batch), self.family)
 
     def save(self, path: str | Path) -> None:
         """Write all members to one safetensors file; whole or not at all."""
@@ -136,15 +146,23 @@ class ModelPredictor(Predictor):
         return {"cosine": self.heads} if self.heads else {}
 
     def __call__(self, batch: Batch) -> Tensor:
-        return self.family.probabilities(self.logits(batch))
+        with torch.no_grad():
+            return self.traced(batch)
 
     def logits(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return self.traced_logits(batch)
+
+    def traced(self, batch: Batch) -> Tensor:
+        return self.family.probabilities(self.traced_logits(batch))
+
+    def traced_logits(self, batch: Batch) -> Tensor:
         device = next(iter(self.state.values())).device if self.state else torch.device("cpu")
         inputs = batch.to(device).inputs
         args, kwargs = _arguments(inputs)
         uncompiled = compiling.as_written()  # in each call, a graph would meet other weights
         heads = cosine.applied(self.model, self.heads)
-        with torch.no_grad(), uncompiled, evaluation_mode(self.model), self.autocast(), heads:
+        with uncompiled, evaluation_mode(self.model), self.autocast(), heads:
             output = self._output(args, kwargs)
         return objectives.logits(output).float()
 
@@ -205,16 +223,22 @@ class MeanPredictor(Predictor):
         return [predictor.form() for predictor in self.predictors]
 
     def __call__(self, batch: Batch) -> Tensor:
-        return self._mean(predictor(batch) for predictor in self.predictors)
+        return _mean([predictor(batch) for predictor in self.predictors])
 
     def logits(self, batch: Batch) -> Tensor:
-        # in float64, where a probability near 1 or 0 still says how near
-        wide = (predictor.logits(batch).double() for predictor in self.predictors)
-        return as_logits(self._mean(map(self.family.probabilities, wide)), self.family).float()
+        return pooled(torch.stack([one.logits(batch) for one in self.predictors]), self.family)
 
-    def _mean(self, found: Iterable[Tensor]) -> Tensor:
-        first, *others = found
-        return sum(others, first) / len(self.predictors)
+    def traced(self, batch: Batch) -> Tensor:
+        return _mean([predictor.traced(batch) for predictor in self.predictors])
+
+    def traced_logits(self, batch: Batch) -> Tensor:
+        each = [one.traced_logits(batch) for one in self.predictors]
+        return pooled(torch.stack(each), self.family)
+
+
+def _mean(each: Sequence[Tensor]) -> Tensor:
+    first, *others = each
+    return sum(others, first) / len(each)
 
 
 class Calibrated(Predictor):
@@ -238,63 +262,8 @@ class Calibrated(Predictor):
     def logits(self, batch: Batch) -> Tensor:
         return self.inner.logits(batch) / self.temperature
 
+    def traced(self, batch: Batch) -> Tensor:
+        return self.family.probabilities(self.traced_logits(batch))
 
-def predict(
-    predictor: Predictor, batches: Iterable[Batch], world: World | None = None,
-    logits: bool = False,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Probabilities (or `logits`) and targets of all items that have a target, as numpy arrays.
-
-    In a `world` each process is given its rows of every batch, and gets those of all.
-    """
-    probabilities: list[Tensor | None] = []
-    targets: list[Tensor | None] = []
-    for batch in batches:
-        if batch.targets is None or batch.size == 0:
-            probabilities.append(None)
-            targets.append(None)
-            continue
-        output = predictor.logits(batch) if logits else predictor(batch)
-        output, truth = predictor.family.align(output.cpu(), batch.targets.cpu())
-        mask = predictor.family.item_mask(truth)
-        rows = None if batch.mask is None else batch.mask.cpu()
-        if mask is None:
-            mask = rows
-        elif rows is not None:
-            mask = mask & rows[:, None]
-        probabilities.append(output if mask is None else output[mask])
-        targets.append(truth if mask is None else truth[mask])
-    everybody = World() if world is None else world
-    found, truths = everybody.joined(probabilities), everybody.joined(targets)
-    if not truths:
-        raise InputError("there is nothing to evaluate on: no row of the data has a target.")
-    return (torch.cat(found).double().numpy(), np.asarray(torch.cat(truths)))
-
-
-def evaluate(
-    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None,
-    world: World | None = None,
-) -> dict[str, float]:  # fmt: skip
-    """Metrics of a predictor; the family's defaults where none are named."""
-    return measures.evaluate(wanted(predictor, metrics), *predict(predictor, batches, world))
-
-
-def score(
-    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None,
-    world: World | None = None,
-) -> float:  # fmt: skip
-    """The deciding metric, which is the first one; more is better."""
-    decisive = wanted(predictor, metrics)[:1]
-    [value] = measures.evaluate(decisive, *predict(predictor, batches, world)).values()
-    return value if decisive[0].higher_is_better else -value
-
-
-def wanted(predictor: Predictor, metrics: Sequence[Any] | None) -> list[measures.Metric]:
-    """The metrics to judge by; the family's defaults where none are named."""
-    name = predictor.family.name
-    if name == "embedding":
-        raise InputError(
-            "embeddings have no targets to be judged by: train a probe on them (a second stage "
-            "with an objective that has targets)."
-        )
-    return measures.resolve(metrics or measures.defaults(name), name)
+    def traced_logits(self, batch: Batch) -> Tensor:
+        return self.inner.traced_logits(batch) / self.temperature

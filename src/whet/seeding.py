@@ -75,3 +75,21 @@ def borrowed(seed: int | None = None) -> Iterator[None]:
         random.setstate(python)
         for peer, state in zip(peers, states, strict=True):
             peer.set_state(state)
+
+
+def states() -> tuple[torch.Tensor, object, list[torch.Tensor]]:
+    """Where torch's and Python's generators stand, for `replaying`."""
+    peers = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    return torch.default_generator.get_state(), random.getstate(), [p.get_state() for p in peers]
+
+
+@contextmanager
+def replaying(stood: tuple[torch.Tensor, object, list[torch.Tensor]]) -> Iterator[None]:
+    """Draw again what was drawn from these states on; afterwards the generators are as before."""
+    cpu, python, peers = stood
+    with borrowed():
+        torch.default_generator.set_state(cpu)
+        random.setstate(python)  # type: ignore[arg-type]
+        for peer, state in zip(torch.cuda.default_generators if peers else (), peers, strict=True):
+            peer.set_state(state)
+        yield

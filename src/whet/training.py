@@ -61,19 +61,19 @@ class Training:
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.score: Callable[[Any], float] | None = None  # of a predictor on the select part
         self.window = self.updates = self.micros = self.micro = self.epoch = 0
-        self.judging = False
+        self.judging = self._lasting = False
         self.views: list[str] = []
         self.beside: Sequence[Method] = ()  # all methods of the stack, also outside their spans
         self.current: Window | None = None
+        self.mixture: Any = None  # a mixing.Mixture, while rows are mixed inside the model
         self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext
         self._batch: Batch | None = None
         self._forward: Callable[[Batch], Forward] | None = None
         self._staged: dict[tuple[str, int], Any] = {}
         self.drawn: dict[str, int] = {}  # rows of each resource that earlier windows took
         self._drawing: dict[str, dict[int, int]] = {}  # and this window's micro-batches
-        self._holds = ExitStack()
+        self._holds, self._update_holds = ExitStack(), ExitStack()
         self._held: set[str] = set()
-        self._update_holds, self._lasting = ExitStack(), False
         self._loaders: dict[str, Epochs] = {}
         self._rows: dict[str, tuple[Rows, dict[int, Tensor]]] = {}
         self._base = seeding.key(seed, stage, self.rank)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from whet import seeding
+from whet.members import Members
 from whet.method import Method
 from whet.methods import make
 from whet.run import Run
@@ -28,11 +29,13 @@ class Net(nn.Module):
     """A classifier of a token sequence, a few floats and the contrast of an image.
 
     `coupled=False` leaves out what couples the rows of a batch or draws: normalisation, dropout.
+    With `members` it ends in so many heads, as methods want it that are about ensembles.
     """
 
     def __init__(
-        self, coupled: bool = True, dropout: float = 0.2, checkpointed: bool = False
-    ) -> None:
+        self, coupled: bool = True, dropout: float = 0.2, checkpointed: bool = False,
+        members: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.checkpointed = checkpointed
         self.embed = nn.Embedding(20, 6, padding_idx=0)
@@ -40,6 +43,8 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm1d(16) if coupled else nn.Identity()
         self.dropout = nn.Dropout(dropout if coupled else 0.0)
         self.head = nn.Linear(16, CLASSES)
+        if members:
+            self.head = Members(self.head, members)
 
     def forward(self, tokens: Tensor, floats: Tensor, image: Tensor | None = None) -> Tensor:
         if image is not None:
@@ -80,9 +85,16 @@ def noisy(scale: float) -> Any:
     return augment
 
 
-def make_model(seed: int = 0, coupled: bool = True, dropout: float = 0.2) -> Net:
+def make_model(
+    seed: int = 0, coupled: bool = True, dropout: float = 0.2, members: int = 0
+) -> Net:  # fmt: skip
     with seeding.borrowed(seed):
-        return Net(coupled, dropout)
+        return Net(coupled, dropout, members=members)
+
+
+def members_of(methods: Sequence[Method]) -> int:
+    """How many heads the model has: some, where a method is about them."""
+    return 3 if any(getattr(method, "of_members", False) for method in methods) else 0
 
 
 def resources() -> dict[str, Any]:
@@ -92,9 +104,11 @@ def resources() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make_task(seed: int = 0, coupled: bool = True, dropout: float = 0.2) -> Task:
+def make_task(
+    seed: int = 0, coupled: bool = True, dropout: float = 0.2, members: int = 0
+) -> Task:  # fmt: skip
     return Task(
-        make_model(seed, coupled, dropout), data(), select=data(20, 1), judge=data(20, 2),
+        make_model(seed, coupled, dropout, members), data(), select=data(20, 1), judge=data(20, 2),
         resources=resources(), name="fixture",
     )  # fmt: skip
 
@@ -119,8 +133,10 @@ def make_stage(methods: Sequence[Method] = (), **changes: Any) -> Stage:
 
 
 def make_run(methods: Sequence[Method] = (), *, seed: int = 0, **changes: Any) -> Run:
-    """A run of the fixture; `changes` go to the stage, or to the model (`coupled`, `dropout`)."""
-    about = {k: changes.pop(k) for k in ("coupled", "dropout") if k in changes}
+    """A run of the fixture; `changes` go to the stage, or to the model (`coupled`,
+    `dropout`, `members`)."""
+    about = {"members": members_of(methods)}
+    about |= {k: changes.pop(k) for k in ("coupled", "dropout", "members") if k in changes}
     every = [*methods, *companions(methods, about.get("coupled", True))]
     engine = {k: changes.pop(k) for k in ("folder", "evaluate_every", "checkpoint_every",
               "strategy", "precision") if k in changes}  # fmt: skip
@@ -130,7 +146,9 @@ def make_run(methods: Sequence[Method] = (), *, seed: int = 0, **changes: Any) -
 
 def make_stack(methods: Sequence[Method] = (), *, coupled: bool = True, **changes: Any) -> Stack:
     """A stack in a plain loop over the fixture."""
-    model = changes.pop("model", None) or make_model(changes.get("seed", 0), coupled)
+    model = changes.pop("model", None)
+    if model is None:
+        model = make_model(changes.get("seed", 0), coupled, members=members_of(methods))
     given: dict[str, Any] = {
         "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "updates": 6,
         "data": data(), "batch_size": 6, "resources": resources(),

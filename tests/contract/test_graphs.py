@@ -21,7 +21,16 @@ from torch import Tensor
 from torch._dynamo import config
 from torch.utils.checkpoint import checkpoint
 
-from tests.contract.fixture import Net, close, data, make_model, make_stack, make_task, weights
+from tests.contract.fixture import (
+    Net,
+    close,
+    data,
+    make_model,
+    make_stack,
+    make_task,
+    members_of,
+    weights,
+)
 from tests.contract.found import case, names
 from tests.contract.test_singles import windows
 from whet import methods, seeding
@@ -52,7 +61,7 @@ def _fresh() -> Iterator[None]:
 
 def trained(
     given: Method | None, change: Callable[[Stack], None] = lambda stack: None,
-    early: Callable[[Net], None] = lambda model: None, judged: int = 0,
+    early: Callable[[Net], None] = lambda model: None, judged: int = 0, members: int = 0,
 ) -> tuple[dict[str, Tensor], list[Tensor]]:  # fmt: skip
     """Weights after three windows, one of them short, and what was predicted on the way.
 
@@ -61,8 +70,9 @@ def trained(
         change: done to the stack before it is opened.
         early: done to the model before there is a stack.
         judged: after so many of the windows the model is judged, and after the last.
+        members: heads of the model, where the method does not decide.
     """
-    model = make_model()
+    model = make_model(members=members or members_of([] if given is None else [given]))
     early(model)
     stack = make_stack([] if given is None else [given], model=model)
     change(stack)
@@ -118,7 +128,11 @@ SCOPES: list[dict[str, Any]] = [
     {"name": "freelb", "steps": 2, "step_size": 0.5, "init": 0.5},
     {"name": "fast_fgsm", "epsilon": 0.3, "scope": "embeddings", "watch": 0},
     {"name": "fast_fgsm", "epsilon": 0.3, "scope": "embeddings", "watch": 0, "weight": 0.5},
+    {"name": "manifold_mixup", "at": "hidden"},
+    {"name": "manifold_mixup", "at": "embedding", "alpha": 2.0},
+    {"name": "embedding_noise", "alpha": 50.0},
     {"name": "moco", "queue": 10, "momentum": 0.9, "dim": 4, "at": "head"},
+    {"name": "negative_correlation"},
 ]
 
 
@@ -138,8 +152,9 @@ def test_hooks_act_in_a_graph_that_was_made_before_them(given: dict[str, Any]) -
         trained(methods.make(given)), trained(methods.make(given), compiled, make_graph),
     )  # fmt: skip
     assert close(found, plain, atol=1e-6)
-    without, _ = trained(None)
-    learned = dict(make_model().named_parameters())
+    heads = members_of([methods.make(given)])
+    without, _ = trained(None, members=heads)
+    learned = dict(make_model(members=heads).named_parameters())
     assert max((found[key] - without[key]).abs().max() for key in learned) > 1e-3
 
 
@@ -171,7 +186,8 @@ def test_a_run_of_a_wrapped_model_in_half_precision() -> None:
     assert torch.allclose(found.predictor()(SEEN), plain.predictor()(SEEN), atol=1e-6)
 
 
-INPUT_GRADIENTS = ("fast_fgsm", "pgd_inputs")  # ask for no gradient but that of an input
+# ask for no gradient but that of an input
+INPUT_GRADIENTS = ("adversarial_consistency", "fast_fgsm", "pgd_inputs", "vat")
 
 
 class Reentrant(Net):

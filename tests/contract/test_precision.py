@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contract.fixture import companions, data, equal, make_model, make_task, weights
+from tests.contract.fixture import (
+    companions,
+    data,
+    equal,
+    make_model,
+    make_task,
+    members_of,
+    weights,
+)
 from tests.contract.found import case, names
 from tests.contract.test_singles import flat, same, schedule, windows
 from whet import device as devices
@@ -36,7 +44,13 @@ def made(name: str, precision: str, device: str = "cpu", **changes: Any) -> Run:
         updates=6, batch_size=6, accumulate=2, optimizer=SGD, schedule=schedule(method),
         methods=[method, *companions([method])],
     )  # fmt: skip
-    fresh = Run(make_task(), stage, device=device, precision=precision, **changes)
+    fresh = Run(
+        make_task(members=members_of([method])),
+        stage,
+        device=device,
+        precision=precision,
+        **changes,
+    )
     if precision == "fp16" and fresh.updates == 0:
         set_scale(fresh, 2.0**8)
     return fresh
@@ -132,7 +146,7 @@ def test_trains_and_resumes(name: str, precision: str, tmp_path: Path) -> None:
 @every
 def test_fp16_learns_what_fp32_learns(name: str) -> None:
     """A second pass at another scale than the first, or none, would lead elsewhere."""
-    start = dict(make_model().named_parameters())
+    start = dict(make_model(members=members_of([case(name).method])).named_parameters())
     half, full = made(name, "fp16").fit(until=2), made(name, "fp32").fit(until=2)
     ours, theirs = weights(half.module), weights(full.module)
     learned = torch.cat([(theirs[key] - start[key]).flatten() for key in start])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contract.fixture import data, equal, make_stack, weights
+from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from whet import methods, nesting
 from whet.batch import Batch
 from whet.method import Layer, Method
@@ -132,6 +132,49 @@ def cutmix_with_mixup() -> None:
     assert not torch.allclose(one.targets, other.targets, atol=0.01)
 
 
+def turns_with(other: dict[str, Any]) -> Callable[[], None]:
+    """A row is of two rows in each kind of batch; nested, of four, and one class each tells."""
+
+    def show() -> None:
+        both = methods.make({"name": "mixup_or_cutmix", "at": "image", "mixup_alpha": 1.0})
+        alone = methods.make(other)
+
+        def most(*pair: Method) -> int:
+            with unrefused(*pair):
+                stack = make_stack(pair, coupled=False)
+                stack.run.objective._width, counts = 12, []
+                for stack.run.window in range(8):
+                    seen: list[Batch] = []
+                    batch = Batch.of(data(12)).replace(targets=torch.arange(12))
+                    inner: Any = seen.append
+                    for method in reversed(pair):
+                        inner = nesting.bind(method.forward, stack.run, inner)
+                    inner(batch)
+                    counts.append(int((seen[0].targets > 1e-6).sum(1).max()))
+            return max(counts)
+
+        assert most(both) == most(alone) == 2
+        assert most(both, alone) > 2
+        assert most(alone, both) > 2
+
+    return show
+
+
+def focal_with_negative_correlation() -> None:
+    """Either the members' losses are dropped in silence, or they are no focal losses."""
+    focal = methods.make({"name": "focal", "gamma": 2.0})
+    members = methods.make({"name": "negative_correlation", "penalty": 0.2})
+
+    def learned(*pair: Method) -> dict[str, Tensor]:
+        stack = trained(*pair, model=make_model(coupled=False, members=3))
+        return weights(stack.run.module)
+
+    assert equal(learned(focal, members), learned(focal))
+    other = learned(members, focal)
+    assert not close(other, learned(focal), atol=1e-3)
+    assert not close(other, learned(members), atol=1e-3)
+
+
 def farthest(*pair: Method) -> float:
     """How far from the words, or the floats, in any number, lies what is learned on."""
     seen: list[Tensor] = []
@@ -185,8 +228,36 @@ def two_heads(one: str, other: str) -> Callable[[], None]:
     return show
 
 
+def beside_free(other: dict[str, Any]) -> Callable[[], None]:
+    """Both move the floats, each within its ball: the inner attack adds its own to δ.
+
+    With the attack outside they leave the ball; inside, what it moves is cut off from δ, which
+    never moves.
+    """
+
+    def reach(*pair: Method) -> float:
+        seen: list[Tensor] = []
+        with unrefused(*pair):
+            stack = make_stack(pair, coupled=False)
+            stack.run.module.hidden.register_forward_pre_hook(lambda m, a: seen.append(a[0][:, 6:]))
+            batch = Batch.of(data(6))
+            batch = batch.replace(inputs={k: batch.inputs[k] for k in ("tokens", "floats")})
+            for _ in range(3):
+                stack.step(batch)
+        return max((one.detach() - data(6)["floats"]).abs().max().item() for one in seen)
+
+    def show() -> None:
+        free, attack = methods.make(FREE), methods.make(other)
+        assert reach(free) == pytest.approx(0.3, abs=1e-5)
+        assert reach(attack, free) > 0.35
+        assert reach(free, attack) == pytest.approx(reach(attack), abs=1e-5)
+
+    return show
+
+
 FAST = {"name": "fast_fgsm", "scope": "embeddings", "epsilon": 0.1, "watch": 0, "step_size": 2.0}
 FGM = {"name": "fgm", "epsilon": 4.0}
+FREE = {"name": "free_at", "at": "floats", "epsilon": 0.3, "replays": 2}
 FREELB = {"name": "freelb", "step_size": 1.0}
 PGD = {"name": "pgd", "step_size": 2.0, "epsilon": 4.0}
 INPUTS = {"name": "pgd_inputs", "at": "floats", "epsilon": 0.3, "clean_weight": 0.5}
@@ -212,12 +283,19 @@ SHOWN: dict[frozenset[str], Callable[[], None]] = {
     frozenset({"fast_fgsm", "pgd_inputs"}): balls(
         {**FAST, "scope": "inputs", "at": "floats"}, {**INPUTS, "clean_weight": 0.0}
     ),
+    frozenset({"fast_fgsm", "free_at"}): beside_free({**FAST, "scope": "inputs", "at": "floats"}),
+    frozenset({"free_at", "pgd_inputs"}): beside_free({**INPUTS, "clean_weight": 0.0}),
     frozenset({"ema", "swa"}): ema_with_swa,
     frozenset({"snapshot", "swa"}): snapshot_with_swa,
     frozenset({"cutmix", "mixup"}): cutmix_with_mixup,
     frozenset({"arcface", "cosface"}): two_heads("arcface", "cosface"),
     frozenset({"arcface", "sphereface"}): two_heads("arcface", "sphereface"),
     frozenset({"cosface", "sphereface"}): two_heads("cosface", "sphereface"),
+    frozenset({"cutmix", "mixup_or_cutmix"}): turns_with({"name": "cutmix", "at": "image"}),
+    frozenset({"mixup", "mixup_or_cutmix"}): turns_with(
+        {"name": "mixup", "at": "image", "alpha": 1.0}
+    ),
+    frozenset({"focal", "negative_correlation"}): focal_with_negative_correlation,
 }
 
 

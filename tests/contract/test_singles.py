@@ -20,6 +20,7 @@ from tests.contract.fixture import (
     make_run,
     make_stack,
     make_task,
+    members_of,
     weights,
 )  # fmt: skip
 from tests.contract.found import case, names
@@ -190,7 +191,7 @@ def test_replaying_moves_no_state(name: str) -> None:
 @every
 def test_has_an_effect(name: str) -> None:
     about = case(name)
-    plain = make_run(companions([about.method])).fit()
+    plain = make_run(companions([about.method]), members=members_of([about.method])).fit()
     changed = make_run([about.method]).fit()
     assert equal(weights(plain.module), weights(changed.module)) != about.trains
     batch = Batch.of(data(20, 2))
@@ -207,7 +208,7 @@ def test_neutral_form_equals_the_baseline(name: str) -> None:
     given = {**about.method.settings(), **about.method.neutral}
     neutral = methods.make(given)
     beside = companions([neutral], about.neutral.get("coupled", True))
-    plain = make_run(beside, **about.neutral).fit()
+    plain = make_run(beside, **({"members": members_of([neutral])} | about.neutral)).fit()
     changed = make_run([neutral], **about.neutral).fit()
     assert equal(weights(plain.module), weights(changed.module))
     batch = Batch.of(data(20, 2))
@@ -262,9 +263,9 @@ def test_keeps_dtype(name: str) -> None:
     given = resources() | {"unlabelled": double(resources()["unlabelled"])}
     method = case(name).method.clone()
     stack = Stack(
-        make_model().double(), "categorical", [method, *companions([method])], updates=4,
-        optimizer=lambda p: torch.optim.SGD(p, lr=0.1), data=double(data()), batch_size=6,
-        resources=given,
+        make_model(members=members_of([method])).double(), "categorical",
+        [method, *companions([method])], updates=4, data=double(data()), batch_size=6,
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1), resources=given,
     )  # fmt: skip
     loader = open_loader(double(data()), 6)
     for batch in list(loader.epoch(0))[:4]:

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.contract.fixture import companions, equal, make_run, make_stage, make_task
+from tests.contract.fixture import (
+    companions,
+    equal,
+    make_run,
+    make_stage,
+    make_task,
+    members_of,
+)
 from tests.contract.found import case, names
 from tests.contract.test_singles import same
 from whet.branching import Untold, branch
@@ -48,7 +55,7 @@ def anytime() -> list[str]:
 @pytest.mark.parametrize("name", anytime())
 def test_a_method_at_the_end_begins_from_the_baselines_trunk(name: str, tmp_path: Path) -> None:
     methods = [case(name).method.during(0.5, 1.0)]
-    trunk([], tmp_path)
+    trunk([], tmp_path, members=members_of(methods))
     run = made(methods)
     branch(run, tmp_path / "checkpoints")
     assert run.updates == CUT

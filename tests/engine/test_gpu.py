@@ -19,6 +19,7 @@ from tests.contract.fixture import (
     make_run,
     make_stack,
     make_task,
+    members_of,
     weights,
 )  # fmt: skip
 from tests.contract.found import case, names
@@ -53,7 +54,8 @@ def on_cuda(precision: str = "fp32", *methods: Any, **changes: Any) -> Run:
     of_run = {k: changes.pop(k) for k in ("folder", "evaluate_every", "callbacks") if k in changes}
     given: dict[str, Any] = {"updates": 6, "batch_size": 6, "accumulate": 2, "optimizer": SGD}
     stage = Stage(methods=[*methods, *companions(methods)], **(given | changes))
-    return Run(make_task(), stage, device="cuda", precision=precision, **of_run)
+    task = make_task(members=members_of(methods))
+    return Run(task, stage, device="cuda", precision=precision, **of_run)
 
 
 class TestPrecisions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,22 +20,34 @@ from tests.contract.fixture import (
     make_model,
     make_run,
     make_stack,
+    make_stage,
+    make_task,
     resources,
     weights,
 )
 from tests.methods.traps import trap
+from whet import kept_answers as answers
 from whet import seeding
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
-from whet.methods.distillation import Distillation, distillation_loss, distillation_losses
+from whet.methods.distillation import (
+    Distillation,
+    distillation_loss,
+    distillation_losses,
+    soft_mean,
+)
+from whet.methods.fgm import FGM
+from whet.methods.fixmatch import FixMatch
 from whet.methods.focal import Focal, focal_losses
 from whet.methods.label_smoothing import LabelSmoothing
 from whet.methods.mixup import MixUp
 from whet.methods.moco import MoCo
+from whet.methods.pgd_inputs import PGDInputs
 from whet.methods.r_drop import RDrop
 from whet.objectives.families import family
 from whet.objectives.objective import call
 from whet.predict import MeanPredictor, ModelPredictor
+from whet.run import Run
 from whet.stack import Stack
 
 CASE = Case(Distillation(temperature=2.0, weight=0.6))
@@ -218,9 +231,8 @@ def test_composes_with_r_drop_and_focal() -> None:
 class Eager(Distillation):
     """Calls the teacher as it is handed over."""
 
-    def _taught(self, run: Any, batch: Batch) -> Tensor:
-        found: Tensor = call(run.resource("teacher", self), batch.inputs).detach()
-        return found
+    def _said(self, run: Any, batch: Batch) -> list[Tensor]:
+        return [call(run.resource("teacher", self), batch.inputs).detach()]
 
 
 def trained_beside(kind: Any, teacher: nn.Module) -> Stack:
@@ -360,6 +372,314 @@ def test_inputs_are_cast_for_a_teacher_of_another_dtype() -> None:
         found.append(weights(stack.run.module))
     assert close(*found)
     assert found[1]["weight"].dtype == torch.float32
+
+
+# several teachers ----------------------------------------------------------------------------
+def teachers(count: int = 3) -> list[nn.Module]:
+    return [make_model(20 + number).eval() for number in range(count)]
+
+
+@pytest.mark.parametrize("weights_of", [None, [2.0, 1.0, 1.0]])
+def test_several_teach_the_mean_of_their_softened_answers(weights_of: Any) -> None:
+    s, t = logits(0), [logits(n) for n in (1, 2, 3)]
+    shares = torch.tensor(weights_of or [1.0, 1.0, 1.0]).double()
+    shares = shares / shares.sum()
+    p = torch.einsum("k,knc->nc", shares, (torch.stack(t) / 4.0).softmax(-1))
+    expected = 16 * kl_divergence(Categorical(probs=p), Categorical(logits=s / 4.0))
+    found = distillation_losses(s, soft_mean(t, 4.0, weights_of), 4.0)
+    assert torch.allclose(found, expected)
+
+
+@trap(
+    right=lambda t: (soft_mean(t, 5.0) / 5.0).softmax(-1),
+    wrong=lambda t: (torch.stack(t).softmax(-1).mean(0).log() / 5.0).softmax(-1),
+)
+def test_answers_are_softened_before_they_are_averaged(soft: Any) -> None:
+    t = [logits(n) for n in (1, 2, 3)]
+    assert torch.allclose(soft(t), (torch.stack(t) / 5.0).softmax(-1).mean(0))
+
+
+@trap(
+    right=lambda t: (soft_mean(t, 5.0) / 5.0).softmax(-1),
+    wrong=lambda t: (torch.stack(t).mean(0) / 5.0).softmax(-1),
+)
+def test_probabilities_are_averaged_and_not_logits(soft: Any) -> None:
+    """Adding a constant to one teacher's logits changes nothing that it says; nor does scale."""
+    sure = torch.tensor([[200.0, 0.0, 0.0]])
+    others = [torch.tensor([[0.0, 5.0, 0.0]])] * 2
+    assert soft([sure, *others])[0, 0] < 0.6
+
+
+def test_several_labels_and_reals() -> None:
+    t = [logits(n) for n in (1, 2)]
+    found = soft_mean(t, 3.0, None, family("multi-label")) / 3.0
+    assert torch.allclose(found.sigmoid(), (torch.stack(t) / 3.0).sigmoid().mean(0))
+    assert torch.allclose(soft_mean(t, 3.0, None, family("real")), torch.stack(t).mean(0))
+
+
+def test_several_teachers_in_the_stack() -> None:
+    several = teachers()
+    calls: list[nn.Module] = []
+    for one in several:
+        one.register_forward_hook(lambda module, *_: calls.append(module))
+    method = Distillation(3.0, 0.6, teacher_weights=(2.0, 1.0, 1.0))
+    stack = make_stack([method], coupled=False, resources={"teacher": several})
+    stack.gradients(stack.window(BATCHES[0]))
+    assert calls == several
+    model = make_model(coupled=False)
+    with torch.no_grad():
+        said = [call(one, BATCHES[0].inputs) for one in several]
+    output = call(model, BATCHES[0].inputs)
+    soft = soft_mean(said, 3.0, [2.0, 1.0, 1.0])
+    distillation_loss(output, soft, BATCHES[0].targets, 3.0, 0.6).backward()
+    for ours, theirs in zip(stack.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-7)
+
+
+def test_one_teacher_in_a_list_is_the_teacher_to_the_bit() -> None:
+    found = []
+    for given in (resources()["teacher"], [resources()["teacher"]]):
+        stack = make_stack([Distillation(2.0, 0.6)], resources={"teacher": given})
+        stack.step(BATCHES[0])
+        found.append(weights(stack.run.module))
+    assert equal(*found)
+
+
+@pytest.mark.parametrize("given", [(1.0,), (1.0, 1.0), (0.0, 0.0, 0.0)])
+def test_a_weight_for_each_teacher(given: Any) -> None:
+    with pytest.raises(InputError, match=r"teacher_weights is .* there are 3 teachers"):
+        make_stack([Distillation(teacher_weights=given)], resources={"teacher": teachers()})
+
+
+def test_each_of_several_is_looked_at() -> None:
+    model = make_model()
+    for bad, told in (([], "empty list"), ([make_model(1), "resnet"], "is a str"),
+                      ([make_model(1), model], "shares parameters")):  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            Stack(model, "categorical", [Distillation()], resources={"teacher": bad})
+
+
+# a teacher elsewhere -------------------------------------------------------------------------
+class Placed(nn.Linear):
+    """Says where it was moved."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        self.moved = [*getattr(self, "moved", []), args[0]]
+        return self  # there is one device here
+
+
+def test_a_teacher_stands_where_it_is_told_to() -> None:
+    for device, expected in ((None, torch.device("cpu")), ("cuda:1", torch.device("cuda:1"))):
+        teacher = Placed(4, 3)
+        simple(teacher, device=device).step((torch.ones(2, 4), torch.tensor([0, 1])))
+        assert teacher.moved == [expected]
+
+
+def test_inputs_go_to_the_teacher_and_answers_come_back() -> None:
+    """By what torch is asked for: a teacher on `meta` would answer without numbers."""
+    teacher = nn.Linear(4, 3, device="meta")
+    seen: list[torch.device] = []
+    teacher.register_forward_pre_hook(lambda module, args: seen.append(args[0].device))
+    with pytest.raises(NotImplementedError, match="copy out of meta"):
+        simple(teacher, device="meta").step((torch.ones(2, 4), torch.tensor([0, 1])))
+    assert seen == [torch.device("meta")]
+
+
+def test_an_unknown_device_is_named() -> None:
+    with pytest.raises(InputError, match="device is 'gpu7'"):
+        simple(nn.Linear(4, 3), device="gpu7")
+
+
+# answers that were kept ----------------------------------------------------------------------
+def kept_answers() -> Tensor:
+    with torch.no_grad():
+        return call(resources()["teacher"], Batch.of(data()).inputs)
+
+
+def cached(given: Any, *others: Any, **settings: Any) -> Any:
+    method = Distillation(2.0, 0.6, **({"cached": True} | settings))
+    return make_stack([method, *others], coupled=False,
+                      resources=resources() | {"teacher_logits": given})  # fmt: skip
+
+
+def in_order() -> list[Batch]:
+    """Batches that say which rows they hold, not in the data's order."""
+    from whet.loading import open_loader
+
+    return list(open_loader(data(), 6, 3).epoch(0))
+
+
+@pytest.mark.parametrize("form", ["tensor", "half", "array", "file"])
+def test_kept_answers_teach_like_the_teacher(form: str, tmp_path: Any) -> None:
+    whole: Any = kept_answers()
+    if form == "half":
+        whole = whole.bfloat16()
+    elif form != "tensor":
+        np.save(tmp_path / "said.npy", whole.numpy())
+        whole = np.load(tmp_path / "said.npy", mmap_mode="r" if form == "file" else None)
+    stack = cached(whole)
+    asked = make_stack([Distillation(2.0, 0.6)], coupled=False)
+    for batch in in_order()[:4]:
+        stack.step(batch)
+        asked.step(batch)
+    found = (weights(stack.run.module), weights(asked.run.module))
+    assert close(*found, atol=1e-2 if form == "half" else 1e-6)
+
+
+def test_kept_answers_in_a_run_and_over_accumulation(tmp_path: Any) -> None:
+    task = make_task()
+    task.resources["teacher_logits"] = kept_answers()
+    asked = make_run([Distillation(2.0, 0.6)]).fit()
+    stage = make_stage([Distillation(2.0, 0.6, cached=True)])
+    run = Run(task, stage, device="cpu").fit()
+    assert close(weights(run.module), weights(asked.module))
+
+
+def test_several_teachers_answers() -> None:
+    one, other = kept_answers(), kept_answers().flip(1)
+    stack = cached([one, other], teacher_weights=(3.0, 1.0))
+    [batch] = in_order()[:1]
+    stack.gradients(stack.window(batch))
+    model = make_model(coupled=False)
+    soft = soft_mean([one[batch.indices], other[batch.indices]], 2.0, [3.0, 1.0])
+    expected = distillation_loss(call(model, batch.inputs), soft, batch.targets, 2.0, 0.6)
+    assert stack.loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+class InTheOrderOfTheBatches(Distillation):
+    """`logits[step * size : (step + 1) * size]`, as if rows came in the data's order."""
+
+    def _said(self, run: Any, batch: Batch) -> list[Tensor]:
+        at = run.window * 6
+        return [self._kept[0].given[at : at + batch.size]]
+
+
+@trap(right=Distillation, wrong=InTheOrderOfTheBatches)
+def test_answers_go_by_the_rows_indices(kind: Any) -> None:
+    stack = make_stack([kind(2.0, 0.6, cached=True)], coupled=False,
+                       resources={"teacher_logits": kept_answers()})  # fmt: skip
+    asked = make_stack([Distillation(2.0, 0.6)], coupled=False)
+    for batch in in_order()[:4]:
+        stack.step(batch)
+        asked.step(batch)
+    assert close(weights(stack.run.module), weights(asked.run.module))
+
+
+def test_r_drop_asks_for_rows_side_by_side() -> None:
+    for passes in ("two", "joined"):
+        model = make_model(coupled=False, dropout=0.2)
+        model.dropout.p = 0.2
+        stack = Stack(
+            model, "categorical", [RDrop(passes=passes), Distillation(cached=True)],
+            resources={"teacher_logits": kept_answers()}, data=data(),
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+        )  # fmt: skip
+        assert stack.step(in_order()[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda: kept_answers()[:-1], "has 39 rows and the training data 40"),
+        (lambda: torch.cat([kept_answers(), kept_answers()]), "80 rows and the training data 40"),
+        (lambda: kept_answers().index_fill(0, torch.tensor([17]), float("nan")), "in row 17"),
+        (lambda: kept_answers().tolist(), "is a list"),
+        (lambda: kept_answers()[:0], "is a Tensor"),
+    ],
+)
+def test_kept_answers_are_checked_before_training(given: Any, told: str) -> None:
+    wrong = given()
+    with pytest.raises(InputError, match=told):
+        cached([wrong] if isinstance(wrong, list) else wrong)
+
+
+def test_rows_must_be_known() -> None:
+    stack = cached(kept_answers())
+    with pytest.raises(InputError, match="do not say which rows"):
+        stack.step(BATCHES[0])
+    far = Stack(
+        make_model(coupled=False), "categorical", [Distillation(cached=True)],
+        resources={"teacher_logits": kept_answers()[:10]},
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"none of the 10 kept answers"):
+        far.step(in_order()[0])
+
+
+class NeverAsks(Distillation):
+    """Takes the answers for good whatever became of the rows."""
+
+    def build(self, run: Any) -> None:
+        self._kept = [answers.Kept(run.resource("teacher_logits", self), self.key)]
+
+    def _said(self, run: Any, batch: Batch) -> list[Tensor]:
+        return [kept.rows(batch) for kept in self._kept]
+
+
+def said_of(kind: Any, *others: Any) -> str:
+    stack_or_error: Any = ""
+    try:
+        stack_or_error = make_stack(
+            [kind(2.0, 0.6, cached=True), *others], coupled=False,
+            resources=resources() | {"teacher_logits": kept_answers()},
+        )  # fmt: skip
+        stack_or_error.step(in_order()[0])
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@trap(right=Distillation, wrong=NeverAsks)
+def test_answers_to_other_rows_are_refused(kind: Any) -> None:
+    for other, name in (
+        (MixUp(1.0, at="floats"), "mixup"), (FixMatch(mu=1), "fixmatch"),
+        (PGDInputs(at="floats", epsilon=0.3), "a method outside of it"),
+    ):  # fmt: skip
+        assert f"on rows that {name} changed" in said_of(kind, other)
+
+
+def test_answers_to_other_rows_are_taught_on_purpose() -> None:
+    assert cached(kept_answers(), MixUp(1.0, at="floats"), cached="regardless").step(in_order()[0])
+    apart = [Distillation(cached=True).during(0, 0.5), MixUp(1.0, at="floats").during(0.5, 1)]
+    stack = make_stack(apart, coupled=False, resources={"teacher_logits": kept_answers()})
+    for batch in in_order()[:6]:
+        assert stack.step(batch)
+
+
+def test_methods_that_move_no_inputs_go_together_with_kept_answers() -> None:
+    assert cached(kept_answers(), FGM(0.5), LabelSmoothing()).step(in_order()[0])
+
+
+class Augmented(torch.utils.data.Dataset[Any]):
+    def __init__(self, noise: float) -> None:
+        self.noise = noise
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return torch.full((4,), float(row)) + self.noise * torch.randn(4), row % 3
+
+
+@trap(right=Distillation, wrong=NeverAsks)
+def test_a_dataset_that_augments_is_refused(kind: Any) -> None:
+    model = nn.Linear(4, 3)
+
+    def made(noise: float, cached: Any = True) -> str:
+        try:
+            Stack(
+                model, "categorical", [kind(cached=cached)], data=Augmented(noise),
+                resources={"teacher_logits": torch.zeros(12, 3)},
+            )  # fmt: skip
+        except InputError as error:
+            return str(error)
+        return ""
+
+    before = torch.random.get_rng_state()
+    assert made(0.0) == ""
+    assert "the Dataset, which gives other inputs each time" in made(0.1)
+    assert made(0.1, "regardless") == ""
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 # errors --------------------------------------------------------------------------------------

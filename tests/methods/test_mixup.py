@@ -156,7 +156,7 @@ def test_token_ids_are_refused(kind: type[MixUp]) -> None:
     except InputError as error:
         message = str(error)
     assert "mixup: input 'tokens' has dtype torch.int64" in message
-    assert "(at='floats'), or mix what the embedding returns (manifold mixup)" in message
+    assert "(at='floats'), or mix what the embedding returns (manifold_mixup)" in message
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])

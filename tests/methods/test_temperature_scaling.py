@@ -21,6 +21,7 @@ from tests.methods.traps import trap
 from whet import methods, metrics, seeding
 from whet.batch import Batch
 from whet.errors import CheckpointError, InputError, NotApplicable
+from whet.evaluation import predict
 from whet.methods.ema import EMA
 from whet.methods.snapshot import Snapshot
 from whet.methods.temperature import Temperature
@@ -33,7 +34,6 @@ from whet.predict import (
     Predictor,
     as_logits,
     model_state,
-    predict,
 )
 from whet.run import Run
 from whet.stack import Stack

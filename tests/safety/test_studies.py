@@ -16,10 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.safety.mutations import changed_json, fuzz, only_whet_errors
-from tests.study import invented
+from tests.study import designs, invented
+from tests.study.inline import DRAWN
 from whet.errors import InputError, WhetError
-from whet.study import conduct, figures, files, report
+from whet.study import evidence, files, trie
+from whet.study.exports import latex, markdown, references, spreadsheet
 from whet.study.plan import BASELINE, Node
+from whet.study.report import page
 from whet.study.store import FORMAT, Store
 
 ARMS = {BASELINE: BASELINE, "ema": BASELINE, "all": BASELINE, "all without ema": "all"}
@@ -29,6 +32,8 @@ STUDY = invented.study(
     budget={"arms": [*ARMS], "seeds": 3, "share": 1.0, "seconds": 9.5, "notes": []},
 )  # fmt: skip
 ROWS = [invented.row(node.arm, node.seed, key=node.key) for node in NODES]
+DESIGNED = designs.designed(2)
+JUDGED = trie.judged(map(Node.from_json, DESIGNED["nodes"]))
 NUMBERS = [0, -0.0, 1, -1, 7, 0.5, 0.5000000001, 2**63, -(2**64), 1e-320, 1e-99, 1e99, 1.7e308,
            -1.7e308]  # fmt: skip
 
@@ -45,9 +50,9 @@ def write(folder: Path) -> Store:
 def plain() -> Iterator[None]:
     """Without figures, which take most of the time and have a test of their own; one template."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((figures, "forest"), (figures, "learning"), (report, "tradeoff")):
+        for owner, name in DRAWN:
             patch.setattr(owner, name, lambda *_: "")
-        patch.setattr(report, "_page", functools.cache(report._page))
+        patch.setattr(page, "_page", functools.cache(page._page))
         yield
 
 
@@ -62,9 +67,12 @@ def put_row(store: Store, node: Node, data: bytes, name: str = "row.json") -> No
 
 def told(folder: Path) -> None:
     with only_whet_errors():
-        found = conduct.again(folder)
+        found = evidence.again(folder)
         assert found.report.exists()
         assert json.loads((folder / "verdicts.json").read_text())["part"] == "judge"
+        for kind in (markdown, latex, spreadsheet):
+            assert kind.text(found)
+        assert references.text(found.study)
     with only_whet_errors():
         Store(folder).claim("pets")
         Store(folder).mend()
@@ -76,6 +84,18 @@ def told(folder: Path) -> None:
 def test_changed_studies(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as home:
         write(Path(home))
+        (Path(home) / "study.json").write_bytes(data)
+        told(Path(home))
+
+
+@fuzz(40)
+@given(changed_json({"format": FORMAT, **DESIGNED}))
+@pytest.mark.usefixtures("plain")
+def test_changed_designs(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        store = Store(Path(home))
+        for node, row in zip(JUDGED, designs.rows(DESIGNED), strict=True):
+            store.finish(node, row)
         (Path(home) / "study.json").write_bytes(data)
         told(Path(home))
 
@@ -145,6 +165,22 @@ def test_wild_numbers_are_drawn(data: st.DataObject) -> None:
             if data.draw(st.booleans()):
                 put_row(store, node, json.dumps(data.draw(wild(row))).encode())
         told(Path(home))
+        with only_whet_errors():
+            for path in evidence.again(Path(home)).export("figures"):
+                assert path.stat().st_size < 4_000_000
+
+
+@fuzz(3)
+@given(st.data())
+def test_wild_numbers_of_designs_are_drawn(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        store = Store(Path(home))
+        store.write_study(DESIGNED)
+        for node, row in zip(JUDGED, designs.rows(DESIGNED), strict=True):
+            store.finish(node, row)
+            if data.draw(st.booleans()):
+                put_row(store, node, json.dumps(data.draw(wild(row))).encode())
+        told(Path(home))
 
 
 @fuzz(25)
@@ -178,7 +214,7 @@ class TestReasons:
         data = json.dumps({"format": FORMAT, **STUDY} | change)
         (tmp_path / "study.json").write_text(data)
         with pytest.raises(InputError, match=said):
-            conduct.again(tmp_path)
+            evidence.again(tmp_path)
 
     def test_of_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
         (tmp_path / "study.json").mkdir()
@@ -192,7 +228,7 @@ class TestReasons:
         row = store.done(NODES[0])
         assert row is not None
         assert row["metrics"] == {"judge": {"accuracy": None, "auc": 0.0, "f1": 0.5}}
-        assert conduct.again(tmp_path).comparisons[0].left_out == (
+        assert evidence.again(tmp_path).comparisons[0].left_out == (
             (0, "baseline without a finite accuracy"),
         )
 

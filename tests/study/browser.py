@@ -1,5 +1,6 @@
 """A headless Chromium over its DevTools pipe: what a page looks like, asks for and complains of."""
 
+import base64
 import fcntl
 import json
 import os
@@ -83,6 +84,17 @@ class Page:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def press(self, key: str, code: int) -> None:
+        """Press a key where the focus is."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        which = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **which, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **which)
+
+    def printed(self) -> bytes:
+        """The page as a PDF file."""
+        return base64.b64decode(self.call("Page.printToPDF")["data"])
 
     def named(self, *methods: str) -> list[dict[str, Any]]:
         """What events of these kinds said since the page was opened."""

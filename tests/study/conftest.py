@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from tests.study import fakes
-from whet.study.conduct import Evidence, conduct
+from whet.study.conduct import conduct
+from whet.study.evidence import Evidence
 from whet.study.request import Request
 
 TRAIN = "tests.study.fakes:train"

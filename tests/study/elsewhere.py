@@ -24,9 +24,11 @@ def study(out: Path, methods: str = "good,noise", **given: Any) -> Any:
 
 if __name__ == "__main__":
     sys.modules.update(fakes.modules())
-    from whet.study import figures, report
+    from whet.study import curves, figures
+    from whet.study.report import page
 
-    figures.forest = figures.learning = figures.picture = report.tradeoff = lambda *_: ""
+    figures.forest = figures.picture = page.tradeoff = lambda *_: ""
+    curves.panels = lambda *_: []
     words = dict(word.split("=", 1) for word in sys.argv[2:])
     kinds = {"seeds": int, "jobs": int, "executor": Path}
     try:

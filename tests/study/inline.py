@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from whet.study import figures, report
-from whet.study.conduct import Evidence, conduct
+from whet.study import curves, figures
+from whet.study.conduct import conduct
+from whet.study.evidence import Evidence
 from whet.study.plan import Node, Row
+from whet.study.report import page, plots
 from whet.study.request import Request
 
-DRAWN = ((figures, "forest"), (figures, "learning"), (figures, "picture"), (report, "tradeoff"))
+DRAWN = ((figures, "forest"), (figures, "picture"), (page, "tradeoff"), (curves, "_panel"),
+         (plots, "rates"), (plots, "_by_data"))  # fmt: skip
 Train = Callable[[Node, Path], Row]
 
 

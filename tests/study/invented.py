@@ -1,10 +1,12 @@
 """Studies made of numbers alone, with every field that a report may show."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.study.fakes import noise
-from whet.study import report, statistics
+from whet.study import confirm, controls, families, report, statistics
+from whet.study.evidence import Evidence
 from whet.study.plan import BASELINE, Row
 
 METRIC = "accuracy"
@@ -64,6 +66,27 @@ def page(study: Mapping[str, Any], rows: Sequence[Row]) -> str:
         leaving = statistics.paired(lacking, METRIC, True, baseline="all")
     compared = statistics.paired(main, METRIC, True)
     return report.build(study, rows, compared, statistics.rule(), leaving)
+
+
+def evidence(folder: Path, first: str = "ema", **given: Any) -> Evidence:
+    """What a study's files say where there is something of everything; an arm is called `first`."""
+    arms = {BASELINE: BASELINE, first: BASELINE, "sam": BASELINE, "all": BASELINE,
+            f"all without {first}": "all"}  # fmt: skip
+    made = study(arms, **{"nodes": [], "notes": ["all is both."]} | given)
+    there = [each for each in rows(arms) if (each["arm"], each["seed"]) != ("sam", 2)]
+    there.append(row("sam", 2, status="failed", reason=f"Traceback\nRuntimeError: {first} broke"))
+    found = statistics.paired([e for e in there if arms[e["arm"]] == BASELINE], METRIC, True)
+    lacking = [each for each in there if "all" in (each["arm"], arms[each["arm"]])]
+    leaving = statistics.paired(lacking, METRIC, True, baseline="all")
+    one, other = ({each.arm: each for each in found}[name] for name in (first, "all"))
+    rung = families.Family("ladder", f"What {first} adds", "Rung by rung.", [other])
+    longer = controls.Controlled(first, f"{BASELINE}@x2", 2.0, one, "not shown")
+    again = confirm.Confirmed(first, BASELINE, other, one, confirm.CONFIRMED)
+    confirmed = confirm.Confirmation(confirm.SAME_ROWS, [2000], None, True, [again])
+    page = report.build(made, there, found, statistics.rule(), leaving)
+    (folder / "report.html").write_text(page, "utf-8")
+    return Evidence(made, there, found, leaving, folder / "report.html", [rung], [longer],
+                    confirmed)  # fmt: skip
 
 
 WHOLE = {BASELINE: BASELINE, "ema": BASELINE, "sam": BASELINE, "all": BASELINE,

@@ -80,6 +80,8 @@ class TestMistakes:
             (["study", "toy", "--tune-baseline", "4"], "at least 5 rates"),
             (["study", "toy", "--hold-out", "0.7"], "--hold-out is 0.7; it is a share in (0, 0.5]"),
             (["study", "toy", "--data", "2"], "--data 2 is no fraction of the training part"),
+            (["study", "toy", "--plan", "--fast"], "Leave out one of them"),
+            (["study", "toy", "--json"], "give --plan with it"),
             (["study", "toy", "--design", "pair"], "unknown design 'pair'; did you mean 'pairs'?"),
             (["study", "toy", "--methods", "good:weight=1|"], "a value of weight is empty"),
             (["study", "toy", "--jobs", "many"], "--jobs"),

@@ -11,7 +11,7 @@ from tests.study.test_cli import call
 from whet import study
 from whet.errors import InputError
 from whet.study import tables
-from whet.study.conduct import Evidence
+from whet.study.evidence import Evidence
 
 GOOD = {"baseline": [0.80, 0.82, 0.81, 0.79], "sgd": [0.84, 0.86, 0.86, 0.83],
         "sam": [0.80, 0.83, 0.80, 0.80]}  # fmt: skip

@@ -18,7 +18,7 @@ from tests.study.inline import study
 from whet import Study, Task, parsing
 from whet.errors import InputError
 from whet.study import confirm, control_tables, files, plan
-from whet.study.conduct import again
+from whet.study.evidence import again
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.request import Request
 from whet.study.statistics import HELPS
@@ -205,7 +205,7 @@ def test_real_runs_from_python(tmp_path: Path) -> None:
 
 def test_an_arm_is_confirmed_with_all_that_it_is() -> None:
     made = plan.Arm("sam@after", (), "baseline@after", "after", ({"name": "sam"},), times=1.5)
-    assert confirm._arm(parsing.values(files.to_json(asdict(made)))) == made
+    assert confirm.arm_of(parsing.values(files.to_json(asdict(made)))) == made
 
 
 def test_candidates_have_methods_all_data_and_a_baseline_to_beat() -> None:

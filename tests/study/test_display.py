@@ -1,6 +1,7 @@
 """What the terminal shows while a study runs and when it ends."""
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from whet.study import compare, display, wording
-from whet.study.conduct import Evidence
+from whet.study.evidence import Evidence
 from whet.study.plan import Node
 
 
@@ -27,8 +28,10 @@ def show(toy: Evidence, terminal: bool) -> str:
 
 
 def test_plain_lines(toy: Evidence) -> None:
-    lines = show(toy, terminal=False).splitlines()
+    stamped = show(toy, terminal=False).splitlines()
+    lines = [line.split(" ", 1)[1] for line in stamped]
     assert len(lines) == len(toy.rows)
+    assert all(re.match(r"\d\d:\d\d:\d\d \[", line) for line in stamped)
     assert lines[0].startswith("[1/60] baseline, seed 0: accuracy 0.9014, 0.5 s (about ")
     assert "<script>, seed 0: accuracy" in lines[4]
     assert lines[6].startswith("[7/60] raises, seed 0: failed: RuntimeError: something <broke>")

@@ -14,7 +14,7 @@ from rich.console import Console
 from whet import Study, Task
 from whet.errors import InputError
 from whet.study import contrasts, display, families, shapes
-from whet.study.conduct import Evidence, again
+from whet.study.evidence import Evidence, again
 from whet.study.statistics import Comparison
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import statistics
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from whet import tasks
+from whet import checkpoint, tasks
 from whet.metrics import METRICS
 from whet.stopping import Terminated
 from whet.study import node, worker
 from whet.study.clock import Clock
+from whet.study.memory import apart
 from whet.study.paces import joined, mean
 from whet.study.plan import Node
 from whet.study.store import Store
@@ -214,3 +217,63 @@ def test_a_stage_that_follows_counts_as_long_as_it_is() -> None:
     parts = [[0.0, 1.0, 1.0], [1.0, 2.0, 4.0]]
     assert mean(parts, after=0.25) == pytest.approx((1.0 + 0.25 * 4.0) / 1.25)
     assert mean(parts[:1], after=0.0) == mean(parts[:1]) == 1.0
+
+
+def test_a_training_that_has_ended_is_judged_and_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it is judged, it goes on from the checkpoint before, to the same result."""
+    job = make("ema", {"name": "ema"}, updates=24)
+    whole = node.train(job, tmp_path / "whole")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node, "_judged", killed)
+        with pytest.raises(KeyboardInterrupt):
+            node.train(job, tmp_path / "cut")
+    assert checkpoint.numbers(tmp_path / "cut" / "checkpoints") == [20]
+    assert node.train(job, tmp_path / "cut")["metrics"] == whole["metrics"]
+
+
+class Held:
+    """Garbage that only the collector finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_a_trainings_garbage_goes_with_it() -> None:
+    gc.disable()
+    try:
+        with apart():
+            made = weakref.ref(Held())
+            assert gc.get_freeze_count() > 0  # what was there before is not looked through
+            assert made() is not None
+        assert made() is None
+        assert gc.get_freeze_count() == 0
+        with pytest.raises(ZeroDivisionError), apart():
+            1 / 0  # noqa: B018
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.enable()
+
+
+def test_a_training_that_raises_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Held]] = []
+
+    def raises(job: Node, folder: Path) -> None:
+        with apart():
+            held = Held()
+            made.append(weakref.ref(held))
+            raise RuntimeError("no")
+
+    monkeypatch.setattr(node, "train", raises)
+    gc.disable()
+    try:
+        row = worker.run(make("a"), Store(tmp_path), "whet.study.node:train", 1, quiet=False)
+        assert row["status"] == "failed"
+        assert made[0]() is None
+    finally:
+        gc.enable()

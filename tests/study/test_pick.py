@@ -17,8 +17,8 @@ from tests.study.test_cli import call
 from whet import composition, methods, sources
 from whet.errors import InputError
 from whet.study import node, pick, statistics
-from whet.study.conduct import Evidence
 from whet.study.controls import Controlled
+from whet.study.evidence import Evidence
 from whet.study.plan import BASELINE, Arm, Node, Row
 from whet.study.statistics import HELPS, Comparison
 

@@ -8,7 +8,7 @@ import pytest
 from tests.study.conftest import ARMS, TRAIN
 from whet.errors import WhetError
 from whet.study import files
-from whet.study.conduct import Evidence
+from whet.study.evidence import Evidence
 from whet.study.executors.processes import THREADS, Processes
 from whet.study.plan import Node, Row
 from whet.study.schedule import schedule

@@ -166,10 +166,11 @@ def test_a_machine_that_is_killed_in_the_middle(cluster: Any, tmp_path: Path) ->
     victim = cluster.list_all_nodes()[-1]
     raylet = victim.all_processes["raylet"][0].process.pid
     until = time.monotonic() + PATIENCE
-    while not trains(tmp_path, machine := children(raylet)):
+    while not trains(tmp_path, machine := stopped(raylet)):  # it cannot end a run meanwhile
         assert time.monotonic() < until
-    for pid in sorted(machine):  # all of it at once, as when the power goes
-        os.kill(pid, signal.SIGKILL)
+        tell(machine, signal.SIGCONT)
+        time.sleep(0.02)
+    tell(machine, signal.SIGKILL)  # all of it at once, as when the power goes
     cluster.remove_node(victim, allow_graceful=False)
     said, error = process.communicate(timeout=60)
     assert process.returncode == 0, error
@@ -189,6 +190,19 @@ def test_a_cluster_of_its_own_listens_to_this_machine_alone(ray: Any, tmp_path: 
         mine = {machine["NodeManagerAddress"] for machine in ray.nodes()}
         assert mine == {"127.0.0.1"}
         assert open_ports(children(os.getpid())) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+def stopped(pid: int) -> set[int]:
+    """All processes below one, which stand still now."""
+    found = children(pid)
+    tell(found, signal.SIGSTOP)
+    return found
+
+
+def tell(pids: set[int], sign: signal.Signals) -> None:
+    for pid in sorted(pids):
+        with suppress(ProcessLookupError):
+            os.kill(pid, sign)
 
 
 def children(pid: int) -> set[int]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from tests.study.conftest import TRAIN
-from whet.study import figures
+from whet.study import curves, figures
 from whet.study.conduct import conduct
 from whet.study.request import Request
 
@@ -75,8 +76,8 @@ class Study:
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    for figure in ("forest", "learning"):
-        monkeypatch.setattr(figures, figure, lambda *_: "")
+    for module, figure in ((figures, "forest"), (curves, "_panel")):
+        monkeypatch.setattr(module, figure, lambda *_: "")
     made = Study(tmp_path / "study")
     yield made
     for process in made.processes:
@@ -169,7 +170,7 @@ def test_failed_runs_are_told(study: Study) -> None:
 
 
 def test_a_second_process_is_refused_and_can_report(study: Study) -> None:
-    first = study.start(seconds=1.0)
+    first = study.start(seconds=3.0)
     study.wait_for(1)
     second = study.start()
     _, error = second.communicate(timeout=PATIENCE)
@@ -179,4 +180,5 @@ def test_a_second_process_is_refused_and_can_report(study: Study) -> None:
         [*COMMAND, "report", str(study.out)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert report.stdout == f"report: {study.out / 'report.html'}\n"
+    assert re.match(r"not complete: [0-8] of 9 runs done.*; conducted by process", report.stderr)
     assert "Not complete" in (study.out / "report.html").read_text()

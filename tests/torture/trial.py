@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tests.contract.fixture import data, make_task
+from tests.contract.fixture import data, make_task, members_of
+from tests.contract.found import case
 from tests.contract.test_singles import flat
 from tests.torture import drawing
 from tests.torture.drawing import Drawn
@@ -72,7 +73,8 @@ class Outcome:
 
 
 def task(drawn: Drawn, events: Events) -> Task:
-    made = make_task(drawn.number)
+    members = members_of([case(name).method for name in drawn.methods])
+    made = make_task(drawn.number, members=members)
     made.model.register_forward_hook(lambda *_: events.happened("forward"))
     by_sample = "exception in the loader" in drawn.faults or drawn.dice("data").random() < 0.3
     return replace(made, train=Rows(data(), events)) if by_sample else made

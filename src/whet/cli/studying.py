@@ -10,7 +10,7 @@ import typer
 from whet.cli.application import console
 
 if TYPE_CHECKING:
-    from whet.study.conduct import Evidence
+    from whet.study.evidence import Evidence
 
 
 def study(
@@ -71,6 +71,17 @@ def study(
     fast: Annotated[
         bool,
         typer.Option("--fast", help="Only two updates of everything, to find mistakes early."),
+    ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Only say what the study would do, from eight updates of everything: runs, what "
+            "they share, time, disk; and what is left of one that was begun.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --plan: print it as JSON, for programs.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -168,6 +179,7 @@ def study(
       whet study digits
       whet study digits --methods ema:decay=0.9,ema:decay=0.99 --seeds 10
       whet study my/task.py --fast
+      whet study my/task.py --design both --plan
       whet study my/task.py --design both --budget 8h
       whet study my/task.py --methods fgm,r_drop --when start,whole,end
       whet study my/task.py --methods ema,fgm,sam,r_drop --design screening
@@ -176,8 +188,10 @@ def study(
       whet study my/task.py --ray 10.0.0.1:6379
     """
     from whet import places
+    from whet.cli import planning
     from whet.study import control_tables, display
     from whet.study.conduct import conduct
+    from whet.study.planned import Plan
     from whet.study.rehearsal import Rehearsal
     from whet.study.request import Request
 
@@ -187,9 +201,13 @@ def study(
         task if file is None else places.name_of(file), file, methods, seeds, when, design,
         budget, fast, out, jobs, threads, device, fresh, data=data, equal_time=equal_time,
         tune_baseline=tune_baseline, hold_out=hold_out, confirm=confirm, pick=pick, margin=margin,
-        ray=ray, executor=executor,
+        ray=ray, executor=executor, plan=plan,
     )  # fmt: skip
+    if plan or as_json:
+        planning.show(request, screen, as_json)
+        return
     found = conduct(request, screen)
+    assert not isinstance(found, Plan)
     if isinstance(found, Rehearsal):
         screen.print(display.rehearsed(found.rows))
         raise typer.Exit(1 if found.mistakes() else 0)
@@ -201,6 +219,8 @@ def study(
         screen.print(display.table(family.comparisons, metric, title=family.title))
     for table in control_tables.shown(found.controlled, found.confirmation, metric):
         screen.print(table)
+    for line in display.summary([*found.comparisons, *found.leaving], metric, screen.width):
+        screen.print(line)
     if pick:
         _show(found)
     failed = sum(row["status"] == "failed" for row in found.rows)
@@ -217,16 +237,39 @@ def _show(found: Evidence) -> None:
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")],
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMATS",
+            help="[bold]html[/bold], [bold]markdown[/bold], [bold]latex[/bold], "
+            "[bold]csv[/bold] (verdicts), [bold]figures[/bold] (PDF and PNG), "
+            "[bold]bibtex[/bold] (the methods' papers) or [bold]all[/bold]; several as "
+            "markdown,csv. Markdown and LaTeX come with their figures and papers.",
+        ),
+    ] = "html",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of what is written. Default: the study's own."),
+    ] = None,
 ) -> None:
     """Write a study's results, verdicts and report anew from its files.
 
     Works on a study that was stopped or is still running, with what there
-    is so far.
+    is so far; then it says how much is missing and how to continue.
 
     \b
     [bold]Examples[/bold]
       whet report whet-studies/digits
+      whet report whet-studies/digits --format latex --out paper/
     """
-    from whet.study.conduct import again
+    from whet.study import phrases
+    from whet.study.evidence import again
+    from whet.study.exports.formats import wanted
+    from whet.study.live import look
 
-    typer.echo(f"report: {again(folder).report}")
+    wanted(formats)  # before anything is written
+    for path in again(folder).export(formats, out):
+        typer.echo(f"{'report' if path.suffix == '.html' else 'written'}: {path}")
+    for line in phrases.unfinished(look(folder)):
+        typer.echo(line, err=True)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from whet import code_files, predict, sources
+from whet import code_files, evaluation, sources
 from whet import device as devices
 from whet.batch import Batch
 from whet.errors import InputError, UnknownName, WhetError
@@ -139,7 +139,7 @@ def evaluate(saved: Saved, part: str = "judge") -> dict[str, float]:
     """
     if part not in PARTS:
         raise UnknownName("part of a task", part, PARTS)
-    return predict.evaluate(saved.predictor, saved.batches(part), saved.task.metrics)
+    return evaluation.evaluate(saved.predictor, saved.batches(part), saved.task.metrics)
 
 
 def table(saved: Saved, batches: Iterator[Batch]) -> str:

@@ -119,6 +119,7 @@ class CutMix(Method):
     layer: ClassVar[Layer] = Layer.INPUT_MIXING
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.INPUT_MIXING})
     uses: ClassVar[frozenset[Resource]] = frozenset({Resource.HARD_TARGETS})
+    outside: ClassVar[tuple[str, ...]] = ("manifold_mixup",)  # it mixes what is made of mixtures
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
     card: ClassVar[Card] = Card(

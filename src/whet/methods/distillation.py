@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from whet import modes, objectives, seeding
-from whet.batch import Batch, map_leaves
+from whet import kept_answers, modes, objectives, teachers
+from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
-from whet.method import Card, InnerForward, Layer, Method, method
+from whet.method import Card, InnerForward, Layer, Method, by_settings, method
 from whet.objectives.families import Family, family
-from whet.predict import Predictor
+from whet.objectives.pooling import pooled
 from whet.settings import choice, number
 from whet.training import Training
 
@@ -40,6 +40,28 @@ def distillation_losses(
     return temperature**2 * kind.divergence(t / temperature, s / temperature)
 
 
+def soft_mean(
+    taught: Sequence[Tensor], temperature: float = 5.0, weights: Sequence[float] | None = None,
+    kind: Family | None = None,
+) -> Tensor:  # fmt: skip
+    """Logits that teach at T what several teachers teach: the mean of their softened answers.
+
+    Args:
+        taught: the teachers' logits, each `(N, C)`, or as the family wants them.
+        temperature: T; at another one these logits are no such mean.
+        weights: a number from 0 for each teacher; None for a plain mean.
+        kind: the family (None: categorical).
+
+    >>> one, other = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 9.0]])
+    >>> (soft_mean([one, other], temperature=3.0, weights=[3, 1]) / 3.0).softmax(1)
+    tensor([[0.7263, 0.2737]])
+    """
+    if len(taught) == 1:
+        return taught[0]
+    wide = torch.stack([modes.wide(one) for one in taught])
+    return temperature * pooled(wide / temperature, kind, weights)
+
+
 def distillation_loss(
     student: Tensor, teacher: Tensor, targets: Tensor, temperature: float = 5.0,
     weight: float | None = None, weighting: str = "convex", objective: str = "categorical",
@@ -47,7 +69,7 @@ def distillation_loss(
     """The mean over items of what the method learns, for a loop of one's own.
 
     >>> s, t, y = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
-    >>> plain = nn.functional.cross_entropy(s, y)
+    >>> plain = torch.nn.functional.cross_entropy(s, y)
     >>> torch.allclose(distillation_loss(s, t, y, weight=0.0), plain)
     True
     """
@@ -85,31 +107,44 @@ class Distillation(Method):
     `multi-label` the divergence is the mean over a row's labels at the same T; for `real` it is
     (t - s)²/2 and T cancels.
 
+    Several teachers teach the mean of what they say at T, $\sum_m v_m\,\mathrm{softmax}(t_m/T)$,
+    as an ensemble does; softening the mean of their unsoftened answers would be another thing.
+
     Args:
         temperature: T, above 0; 1 to 20, 5 is usual.
         weight: w, from 0 (off, the teacher is not called); None for 1/2, in a `sum` for 1.
         weighting: `convex` as above, w in [0, 1]; `sum` for ℓ + w T² KL.
+        teacher_weights: v, a number from 0 for each of several teachers, divided by their sum;
+            None for equal ones.
+        cached: True to look answers up instead of asking, refused where a method, or a Dataset
+            that draws, changes the rows that they answer; `regardless` to teach, on purpose, what
+            the teacher said to the rows as they were.
+        device: where teachers that are modules stand, such as `cuda:1`; None for the model's.
 
-    Resources: `teacher`, one of
-        an nn.Module that gives logits: it is moved to the run's device, called in evaluation mode
-        and left in the mode it was in; inputs are cast to its dtype. The optimizer, checkpoints
-        and exported predictors never hold it;
+    Resources: `teacher`, or a list of them, each one of
+        an nn.Module that gives logits: it is called in evaluation mode and left in the mode it was
+        in; inputs are moved to it and cast to its dtype. The optimizer, checkpoints and exported
+        predictors never hold it;
         a whet Predictor, an ensemble too, whose probabilities stand for logits;
         a function from a Batch to logits.
+    With `cached` instead `teacher_logits`: an array `(rows, C)`, a row for each training row in the
+        data's order (`Batch.indices`), in memory or in a file (numpy's `mmap_mode`); or a list of
+        them.
 
     Shapes: teacher and student give the same `(N, C)`, `(N, T, V)`, or reals.
 
-    Cost: +1 forward of the teacher, and its memory.
+    Cost: +1 forward of each teacher, and its memory; with `cached` none.
 
     Raises:
         InputError: there is nothing to call, the teacher is the student or shares parameters with
-            it, its outputs have another shape (another number of classes), or w > 1 is `convex`.
+            it, its outputs have another shape (another number of classes), or w > 1 is `convex`;
+            kept answers are too few or too many, not finite, or to other rows.
         NotApplicable: the objective's outputs are embeddings.
 
     Paper: Hinton, Vinyals & Dean 2015, arXiv:1503.02531. A teacher of the same data, or one
     trained on more of it, works best.
 
-    >>> student, teacher = nn.Linear(2, 3), nn.Linear(2, 3).eval()
+    >>> student, teacher = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3).eval()
     >>> x, y = torch.randn(4, 2), torch.tensor([0, 1, 2, 0])
     >>> with torch.no_grad():
     ...     soft = teacher(x)
@@ -119,10 +154,15 @@ class Distillation(Method):
     temperature: float = number(5.0, 0.0, open_low=True)
     weight: float | None = number(None, 0.0)
     weighting: str = choice("convex", "convex", "sum")
+    teacher_weights: float | tuple[float, ...] | None = number(None, 0.0, several=True)
+    cached: bool | str = choice(False, False, True, "regardless")
+    device: str | None = None
 
     name: ClassVar[str] = "distillation"
     layer: ClassVar[Layer] = Layer.TEACHER
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+    needs: ClassVar[frozenset[str]] = by_settings(
+        lambda one: frozenset({"teacher_logits" if one.cached else "teacher"})
+    )
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     card: ClassVar[Card] = Card(
@@ -137,6 +177,9 @@ class Distillation(Method):
         },
     )  # fmt: skip
 
+    def __post_init__(self) -> None:
+        self._kept: list[kept_answers.Kept] = []
+
     # the moments -----------------------------------------------------------------------------
     def build(self, run: Training) -> None:
         if run.objective.family.name == "embedding":
@@ -147,60 +190,71 @@ class Distillation(Method):
                 f"{self.key}: weight is {self.weight:g}, and with weighting='convex' it is a share "
                 "in [0, 1]. Use weighting='sum' for a larger one."
             )
-        teacher = run.resource("teacher", self)
-        if isinstance(teacher, nn.Module):
-            self._check_apart(run, teacher)
-        elif not callable(teacher):
+        teachers.device_of(self.device, self.key)
+        self._kept = []
+        if not self.cached:
+            given = self._teachers(run)
+            teachers.check(run, self.key, given)
+        else:
+            given = teachers.listed(run.resource("teacher_logits", self))
+            self._kept = [kept_answers.Kept(one, self.key) for one in given]
+            for kept in self._kept:
+                kept_answers.check(run, self, kept, self.cached == "regardless")
+        self._check_weights(len(given))
+
+    def _check_weights(self, count: int) -> None:
+        given = self.teacher_weights
+        if given is None:
+            return
+        given = (given,) if isinstance(given, int | float) else given
+        if len(given) != count or sum(given) <= 0.0:
             raise InputError(
-                f"{self.key}: resource 'teacher' is a {type(teacher).__name__}; give an nn.Module, "
-                "a whet Predictor, or a function from a Batch to logits."
+                f"{self.key}: teacher_weights is {given!r}, and there are {count} teachers. Give a "
+                "list with a number for each of them, not all of them 0."
             )
+
+    def _teachers(self, run: Training) -> list[Any]:
+        return teachers.listed(run.resource("teacher", self))
 
     def start(self, run: Training) -> None:
-        teacher = run.resource("teacher", self)
-        if isinstance(teacher, nn.Module):  # not before: a loop may move its model after the stack
-            teacher.to(run.device)
-
-    def _check_apart(self, run: Training, teacher: nn.Module) -> None:
-        learned = {id(parameter) for parameter in run.module.parameters()}
-        shared = [name for name, p in teacher.named_parameters() if id(p) in learned]
-        if shared or teacher is run.module:
-            raise InputError(
-                f"{self.key}: the teacher shares parameters with the model that learns "
-                f"({', '.join(shared[:5]) or 'it is the same module'}), so it would teach itself. "
-                "Give a copy: copy.deepcopy(model)."
-            )
+        if not self.cached:  # not before: a loop may move its model after the stack
+            device = teachers.device_of(self.device, self.key)
+            teachers.place(self._teachers(run), device or run.device)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         hard, soft = shares(self.weight, self.weighting)
         if soft == 0.0:
             return inner(batch)
-        taught = self._taught(run, batch)
+        said = self._said(run, batch)
         forward = inner(batch)
-        kind = run.objective.family
-        student, taught = kind.align(forward.output, taught)
-        self._check_shapes(student, taught)
+        kind, student = run.objective.family, forward.output
+        aligned = [kind.align(student, one) for one in said]
+        for one, other in aligned:
+            self._check_shapes(one, other)
+        student = aligned[0][0]
+        each, weights = [one for _, one in aligned], self.teacher_weights
+        shared = weights if isinstance(weights, Sequence) else None  # one teacher has all of it
+        taught = soft_mean(each, self.temperature, shared, kind)
         values = distillation_losses(student, taught, self.temperature, kind)
-        per_row = values.ndim == 1
-        if not per_row and forward.batch.targets is None:
-            values = torch.zeros_like(values)  # which of these tokens are padding nobody says
-        elif not per_row and forward.mask is not None:
-            values = torch.where(forward.mask, values, values.new_zeros(()))
+        if run.mixture is not None:  # the student's rows are of two, and the teacher told of each
+            values = run.mixture.blended(
+                self.key, values,
+                lambda rows: distillation_losses(student, taught[rows], self.temperature, kind),
+            )  # fmt: skip
         if hard != 1.0:
             forward = forward.replace(losses=forward.losses * hard)
-        return forward.add(self.key, values, per="rows" if per_row else "items", weight=soft)
+        return teachers.added(forward, self.key, values, soft)
 
-    def _taught(self, run: Training, batch: Batch) -> Tensor:
-        """The teacher's logits for a batch; the student's generators and modes do not notice."""
-        teacher = run.resource("teacher", self)
-        with seeding.borrowed(run.key(self)), torch.no_grad():
-            if isinstance(teacher, Predictor):
-                return teacher.logits(batch)
-            if not isinstance(teacher, nn.Module):
-                return objectives.logits(teacher(batch)).to(batch.device)
-            with modes.evaluation_mode(teacher), run.autocast():
-                inputs = map_leaves(_caster(teacher), batch.inputs)
-                return objectives.logits(objectives.call(teacher, inputs))
+    def _said(self, run: Training, batch: Batch) -> list[Tensor]:
+        """Each teacher's logits for a batch."""
+        if not self.cached:
+            return [
+                teachers.answer(run, teacher, batch, run.key(self, number))
+                for number, teacher in enumerate(self._teachers(run))
+            ]
+        if self.cached != "regardless":
+            kept_answers.check_unchanged(run, self, batch)
+        return [kept.rows(batch) for kept in self._kept]
 
     def _check_shapes(self, student: Tensor, taught: Tensor) -> None:
         if student.shape == taught.shape:
@@ -214,9 +268,3 @@ class Distillation(Method):
             f"{self.key}: the teacher has {what} of shape {theirs} against the model's {ours}; "
             f"{remedy}."
         )
-
-
-def _caster(teacher: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Floating inputs in the dtype of the teacher's weights, which need not be the student's."""
-    dtype = next((p.dtype for p in teacher.parameters() if p.is_floating_point()), None)
-    return lambda leaf: leaf.to(dtype) if dtype and leaf.is_floating_point() else leaf

@@ -18,7 +18,16 @@ from whet.batch import Batch
 from whet.embedding import Shift
 from whet.errors import InputError
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
+from whet.method import (
+    Card,
+    InnerBackward,
+    InnerForward,
+    Layer,
+    Method,
+    Resource,
+    by_settings,
+    method,
+)
 from whet.settings import choice, number
 from whet.training import Training
 
@@ -110,7 +119,11 @@ class FastFGSM(Method):
 
     name: ClassVar[str] = "fast_fgsm"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
-    owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    owns: ClassVar[frozenset[Resource]] = by_settings(
+        lambda attack: frozenset(
+            {Resource.SECOND_GRADIENT, *[Resource.MOVED_INPUTS][: attack.scope == "inputs"]}
+        )
+    )
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     card: ClassVar[Card] = Card(

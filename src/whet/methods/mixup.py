@@ -78,6 +78,7 @@ class MixUp(Method):
     layer: ClassVar[Layer] = Layer.INPUT_MIXING
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.INPUT_MIXING})
     uses: ClassVar[frozenset[Resource]] = frozenset({Resource.HARD_TARGETS})
+    outside: ClassVar[tuple[str, ...]] = ("manifold_mixup",)  # it mixes what is made of mixtures
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
     card: ClassVar[Card] = Card(
@@ -128,5 +129,5 @@ class MixUp(Method):
         remedy = f"Mix only what is floating (at={floating[0]!r}), or mix" if floating else "Mix"
         raise InputError(
             f"{self.key}: {what} has dtype {found[name].dtype}; numbers that stand for things "
-            f"have no mixture. {remedy} what the embedding returns (manifold mixup)."
+            f"have no mixture. {remedy} what the embedding returns (manifold_mixup)."
         )

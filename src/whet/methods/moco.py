@@ -17,6 +17,7 @@ from whet.forward import Forward
 from whet.method import Card, InnerForward, Layer, Method, Placement, method
 from whet.objectives import call, info_nce, logits
 from whet.settings import number
+from whet.teachers import follow
 from whet.training import Training
 
 
@@ -40,17 +41,6 @@ def enqueue(queue: Tensor, keys: Tensor, at: int) -> int:
     places = torch.arange(start, start + len(kept), device=queue.device) % size
     queue.index_copy_(0, places, kept.to(queue))
     return (at + len(keys)) % size
-
-
-@torch.no_grad()
-def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
-    """Move parameters to `momentum * slow + (1 - momentum) * fast`; copy the buffers."""
-    targets: list[Tensor] = list(slow.parameters())
-    sources: list[Tensor] = list(fast.parameters())
-    if targets:
-        torch._foreach_lerp_(targets, sources, 1.0 - momentum)
-    for target, source in zip(slow.buffers(), fast.buffers(), strict=True):
-        target.copy_(source)
 
 
 @method
@@ -253,6 +243,10 @@ class MoCo(Method):
             projected = run.heads[self.key](features)
         run.stage(self, keys)
         losses = self.losses(projected, keys)
+        if run.mixture is not None:  # queries are of two rows, and keys of one
+            losses = run.mixture.blended(
+                self.key, losses, lambda rows: self.losses(projected, keys[rows])
+            )
         return forward.add("moco", losses, per="rows", weight=self.weight)
 
     def _query(self, run: Training, batch: Batch, inner: InnerForward) -> tuple[Forward, Tensor]:

@@ -99,7 +99,9 @@ class PGDInputs(Method):
     name: ClassVar[str] = "pgd_inputs"
     scope: ClassVar[str] = "inputs"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
-    owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    owns: ClassVar[frozenset[Resource]] = frozenset(
+        {Resource.SECOND_GRADIENT, Resource.MOVED_INPUTS}
+    )
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"clean_weight": 1.0}
     card: ClassVar[Card] = Card(

@@ -96,6 +96,8 @@ class RDrop(Method):
 
     name: ClassVar[str] = "r_drop"
     layer: ClassVar[Layer] = Layer.CONSISTENCY
+    # these compare a pass with another of the same masks, and so take place within each of its own
+    outside: ClassVar[tuple[str, ...]] = ("vat", "adversarial_consistency")
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
     card: ClassVar[Card] = Card(

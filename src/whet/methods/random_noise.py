@@ -112,7 +112,11 @@ class RandomNoise(Perturbation):
 
     name: ClassVar[str] = "random_noise"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
-    owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
+    owns: ClassVar[frozenset[Resource]] = by_settings(
+        lambda attack: frozenset(
+            {Resource.SECOND_GRADIENT, *[Resource.MOVED_INPUTS][: attack.scope == "inputs"]}
+        )
+    )
     whole_weights: ClassVar[bool | str] = by_settings(
         lambda noise: noise.scope == "table" and "scope='output', 'example' or 'inputs'"
     )

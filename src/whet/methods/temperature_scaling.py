@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from whet import predict, scores
+from whet import evaluation, scores
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.loading import open_loader
@@ -132,7 +132,7 @@ class TemperatureScaling(Method):
         if self.limit == 1.0:
             return plain
         held = _batches(run.resource("select", self))
-        logits, targets = predict.predict(plain, held, run.world, logits=True)
+        logits, targets = evaluation.predict(plain, held, run.world, logits=True)
         z, y = torch.from_numpy(logits), torch.as_tensor(targets)
         if not z.isfinite().all():
             raise InputError(

@@ -17,7 +17,7 @@ from whet.study import statistics, wording
 from whet.study.composing import methods_of
 from whet.study.plan import BASELINE, Arm
 from whet.study.statistics import FEWEST
-from whet.study.timetable import Cost, Timetable
+from whet.study.timetable import Cost, Riding, Timetable
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 FIDELITIES = (1.0, 0.5, 0.25)
@@ -61,6 +61,7 @@ def choose(
     *,
     ahead: Collection[str] = (),
     after: float = 1.0,
+    riding: Riding | None = None,
     whole: bool = False,
 ) -> Choice:
     """Arms, seeds and length of training that fit.
@@ -76,6 +77,7 @@ def choose(
         wished: seeds where there is no reason to deviate.
         ahead: methods that depend on where their span ends.
         after: how long a stage that follows is, of the training's length.
+        riding: arms that others' training takes along.
         whole: whether the arms are of no use but together, as the runs of a screening.
 
     Raises:
@@ -88,7 +90,7 @@ def choose(
 
     def time(kept: Sequence[Arm], count: int, share: float) -> float:
         if len(kept) not in tables:
-            tables[len(kept)] = Timetable(kept, costs, evaluations, ahead, after)
+            tables[len(kept)] = Timetable(kept, costs, evaluations, ahead, after, riding)
         return tables[len(kept)].takes(max(1, share * updates), count, jobs)
 
     room = RESERVE * available

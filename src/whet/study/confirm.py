@@ -137,7 +137,7 @@ def plan(
     every = {arm["name"]: arm for arm in study["arms"]}
     references = {every[name].get("reference") or BASELINE for name in names}
     wanted = {BASELINE, *references, *names}
-    arms = [_arm(arm) for arm in study["arms"] if arm["name"] in wanted]
+    arms = [arm_of(arm) for arm in study["arms"] if arm["name"] in wanted]
     seeds = list(range(FIRST, FIRST + count))
     told = {} if study.get("hold_out") is None else {"judge_on": "aside"}
     told |= _length(study)
@@ -149,7 +149,8 @@ def plan(
     }  # fmt: skip
 
 
-def _arm(values: Mapping[str, Any]) -> Arm:
+def arm_of(values: Mapping[str, Any]) -> Arm:
+    """The arm that a manifest describes."""
     known = {each.name: values[each.name] for each in fields(Arm) if each.name in values}
     after = known.get("after")
     known["after"] = None if after is None else tuple(after)

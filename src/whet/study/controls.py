@@ -212,6 +212,8 @@ def longer_costs(
         if arm.times != 1.0 and plain is not None:
             longer = (1 + after * arm.times) / (1 + after)
             times = arm.times if arm.after is None else longer
-            paces = tuple([a, b, times * pace] for a, b, pace in plain.paces)
+            # of a training with a stage behind it, that stage alone is longer
+            paces = tuple([a, b, (arm.times if arm.after is None or a >= 1.0 else 1.0) * pace]
+                          for a, b, pace in plain.paces)  # fmt: skip
             found[arm.name] = replace(plain, update=times * plain.update, paces=paces)
     return found

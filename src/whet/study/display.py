@@ -10,24 +10,26 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
+from rich.text import Text
 
-from whet.study import wording
+from whet.study import panes, phrases, pulse, wording
 from whet.study.plan import Node, Row
+from whet.study.pulse import Now
 from whet.study.statistics import (
     EQUIVALENT,
-    HELPS,
-    HURTS,
     IDENTICAL,
     POPULATION,
     Comparison,
     ranked,
 )
+from whet.study.store import Store
+from whet.study.view import Ended
 
-STYLES = {HELPS: "bold blue", HURTS: "bold dark_orange"}
 SHORT = {IDENTICAL: "identical", EQUIVALENT: "no difference"}
+SECOND = 1.0
 MARKS = {"done": "", "failed": "[red]failed[/]", "diverged": "[dark_orange]diverged[/]"}
 
 
@@ -43,12 +45,11 @@ class Pace:
         if not self.ended or self.ended == self.total:
             return ""
         each = (self._clock() - self._began) / self.ended
-        seconds = max(1, round(each * (self.total - self.ended)))
-        return f"about {seconds} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
+        return phrases.about(each * (self.total - self.ended))
 
 
 class Lines:
-    """Plain lines, for logs and pipes."""
+    """Plain lines, for logs and pipes: whole, and with the time of day."""
 
     def __init__(self, console: Console, total: int, metric: str) -> None:
         self._console, self._metric, self._pace = console, metric, Pace(total)
@@ -58,8 +59,7 @@ class Lines:
 
     def again(self, node: Node, row: Row) -> None:
         """One line with the reason."""
-        said = f"{_named(node)}: tried again: {wording.last_line(row.get('reason'))}"
-        self._console.print(wording.plain(said), markup=False, highlight=False, soft_wrap=True)
+        self._print(f"{_named(node)}: tried again: {wording.last_line(row.get('reason'))}")
 
     def ended(self, node: Node, row: Row) -> None:
         """One line with the result and the time left."""
@@ -67,29 +67,40 @@ class Lines:
         left = self._pace.left()
         parts = [f"[{self._pace.ended}/{self._pace.total}] {_named(node)}:"]
         parts += [outcome(row, self._metric), f"({left})" if left else ""]
-        line = " ".join(filter(None, parts))
-        self._console.print(wording.plain(line), markup=False, highlight=False, soft_wrap=True)
+        self._print(" ".join(filter(None, parts)))
+
+    def _print(self, said: str) -> None:
+        line = wording.plain(f"{time.strftime('%H:%M:%S')} {said}")
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars:
-    """An overall bar and a line for each run in progress, for terminals."""
+    """An overall bar and a line for each run in progress, for terminals.
 
-    def __init__(self, console: Console, total: int, metric: str) -> None:
+    Args:
+        console: the terminal.
+        total: runs.
+        metric: the deciding one.
+        store: whose runs tell there what they are at; None where they do not.
+    """
+
+    def __init__(
+        self, console: Console, total: int, metric: str, store: Store | None = None
+    ) -> None:
         self._console, self._metric, self._pace = console, metric, Pace(total)
+        self._store = store
         self.overall = Progress(
-            TextColumn("[bold]study"), BarColumn(), MofNCompleteColumn(), Elapsed(),
+            TextColumn("[bold]study"), BarColumn(24), MofNCompleteColumn(), Elapsed(),
             TextColumn("{task.fields[left]}"), console=console,
         )  # fmt: skip
-        self.running = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), Elapsed(), console=console
-        )
         self._bar = self.overall.add_task("study", total=total, left="")
-        self._tasks: dict[str, TaskID] = {}
+        self._running: dict[str, tuple[Node, float]] = {}
+        self._seen: tuple[float, list[Now]] = (float("-inf"), [])
 
     def started(self, node: Node) -> None:
         """The run gets its line."""
-        said = f"{_safe(node.arm)} [dim]seed {node.seed}[/]"
-        self._tasks[node.key] = self.running.add_task(said, total=None)
+        self._running[node.key] = (node, time.monotonic())
+        self._look_again()
 
     def again(self, node: Node, row: Row) -> None:
         """The run keeps its line; the reason is said above the bar."""
@@ -97,38 +108,56 @@ class Bars:
 
     def ended(self, node: Node, row: Row) -> None:
         """The run's line goes; what went wrong is said above the bar."""
-        self.running.remove_task(self._tasks.pop(node.key))
+        del self._running[node.key]
+        self._look_again()
         self._pace.ended += 1
         self.overall.update(self._bar, advance=1, left=self._pace.left())
         if row["status"] in ("failed", "diverged"):
-            self._say(node, MARKS[row["status"]], row)
+            self._say(node, row["status"], row)
+
+    def __rich__(self) -> Group:
+        """The picture: no wider and no higher than the terminal."""
+        those, more = panes.few(self._nows(), max(2, self._console.height - 4))
+        table = [panes.running(those, self._console.width)] if those else []
+        return Group(self.overall, *table, *([Text(f"and {more} more")] if more else []))
+
+    def _look_again(self) -> None:
+        self._seen = (float("-inf"), self._seen[1])
+
+    def _nows(self) -> list[Now]:
+        """What the runs are at, read once a second at most."""
+        now = time.monotonic()
+        if now - self._seen[0] >= SECOND:
+            self._seen = (now, [self._now(*each) for each in [*self._running.values()]])
+        return self._seen[1]
+
+    def _now(self, node: Node, since: float) -> Now:
+        seen = None if self._store is None else pulse.read(self._store.folder_of(node))
+        return seen or Now(node.arm, node.seed, seconds=time.monotonic() - since)
 
     def _say(self, node: Node, what: str, row: Row) -> None:
-        said = f"{what} {_safe(f'{_named(node)}: ')}{_safe(wording.last_line(row.get('reason')))}"
-        self._console.print(said, highlight=False, soft_wrap=True)
+        ended = Ended(node.arm, node.seed, what)
+        said = f"{what}: {wording.last_line(row.get('reason'))}"
+        line = Text(phrases.named(ended, said, self._console.width), phrases.MARKS.get(what, ""))
+        self._console.print(line, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def progress(console: Console, total: int, metric: str) -> Iterator[Lines | Bars]:
+def progress(
+    console: Console, total: int, metric: str, store: Store | None = None
+) -> Iterator[Lines | Bars]:
     """The display that suits the terminal; nothing of it stays behind."""
     if not (console.is_terminal or console.is_jupyter) or not total:
         yield Lines(console, total, metric)
         return
-    bars = Bars(console, total, metric)
-    view = Group(bars.overall, bars.running)
-    with Live(view, console=console, transient=True, refresh_per_second=8):
+    bars = Bars(console, total, metric, store)
+    with Live(bars, console=console, transient=True, refresh_per_second=8):
         yield bars
 
 
 def outcome(row: Row, metric: str) -> str:
     """A run's result in a few words."""
-    if row["status"] != "done":
-        return f"{row['status']}: {wording.last_line(row.get('reason'))}"
-    if not metric:
-        return "fine"
-    value = ((row.get("metrics") or {}).get("judge") or {}).get(metric)
-    shown = "no value" if value is None else f"{value:.4f}"
-    return f"{metric} {shown}, {wording.duration(row.get('seconds') or 0.0)}"
+    return phrases.outcome(Ended.of(row, metric), metric)
 
 
 def rehearsed(rows: Mapping[str, Row]) -> Table:
@@ -168,7 +197,7 @@ def table(
     if timed:
         shown.add_column("time", justify="right", no_wrap=True)
     for each in ranked(comparisons):
-        style = STYLES.get(each.verdict, "")
+        style = panes.STYLES.get(each.verdict, "")
         short = SHORT if against is None else SHORT | wording.LEAVING
         said = short.get(each.verdict, each.verdict)
         verdict = f"[{style}]{said}[/]" if style else said
@@ -185,6 +214,17 @@ def table(
             *([wording.times(each.slowdown)] if timed else []),
         )
     return shown
+
+
+def summary(comparisons: Sequence[Comparison], metric: str, width: int) -> Iterator[Text]:
+    """What was found, a line an arm; arms of which nothing is shown in one line together."""
+    shown = [each for each in ranked(comparisons) if each.verdict in panes.STYLES]
+    for each in shown:
+        yield Text(phrases.sentence(each, metric, width), panes.STYLES[each.verdict])
+    rest = len(comparisons) - len(shown)
+    if rest:
+        others = f"{'other ' if shown else ''}arm"
+        yield Text(f"Nothing is shown of {wording.counted(rest, others)}.", "dim")
 
 
 def _safe_lines(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from whet.errors import InputError
@@ -19,10 +19,9 @@ from whet.study.drawing import (
     drawn,
     frame,
     inline,
-    short,
     standalone,
 )
-from whet.study.plan import BASELINE, Row
+from whet.study.phrases import shortened
 from whet.study.statistics import HELPS, HURTS, Comparison, ranked
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 LOOK = {HELPS: (BETTER, "^"), HURTS: (WORSE, "v")}
 BOUND = 8.0
-Curves = Mapping[str, Sequence[tuple[float, float]]]
+TOLD = 12  # arms that a figure's description names
 
 
 @drawn
@@ -40,8 +39,16 @@ def forest(comparisons: Sequence[Comparison], metric: str, wide: bool, name: str
     shown = [each for each in comparisons if each.gain is not None]
     if not shown:
         return ""
-    said = f"Gain in {metric} of each arm; the table below holds the numbers"
-    return inline(_forest(shown, metric, wide), f"{name}-{'wide' if wide else 'narrow'}", said)
+    said = f"Forest plot of the gain in {metric}: {told(shown)}."
+    return inline(gains(shown, metric, wide), f"{name}-{'wide' if wide else 'narrow'}", said)
+
+
+def told(shown: Sequence[Comparison]) -> str:
+    """Arms with their gains and verdicts, for whoever does not see the figure."""
+    places = wording.decimals(shown)
+    said = [f"{each.arm} {_gain(each, places)}, {each.verdict}" for each in shown[:TOLD]]
+    more = len(shown) - TOLD
+    return "; ".join([*said, f"{more} more are in the table"] if more > 0 else said)
 
 
 @drawn
@@ -51,16 +58,17 @@ def picture(comparisons: Sequence[Comparison], metric: str) -> str:
     if not shown:
         raise InputError("No arm has a gain yet; there is nothing to draw.")
     metric = wording.plain(metric.replace("_", " "))
-    return standalone(_forest(shown, metric, wide=True), f"Gain in {metric} over the baseline")
+    return standalone(gains(shown, metric), f"Gain in {metric} over the baseline")
 
 
-def _forest(shown: Sequence[Comparison], metric: str, wide: bool) -> Figure:
+def gains(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure:
+    """Arms that have a gain, one a line, as a figure that is not yet a file."""
     width, line = (8.0, 0.36) if wide else (4.0, 0.52)
     figure = canvas(width, line * len(shown) + 0.75)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     top, foot = 0.1, 0.65
     height = line * len(shown) + top + foot
-    left = 0.02 if not wide else min(0.3, 0.035 + 0.0098 * max(len(e.arm) for e in shown))
+    left = 0.02 if not wide else min(0.37, 0.035 + 0.0098 * max(len(e.arm) for e in shown))
     places = wording.decimals(shown)
     right = 0.98 if not wide else 0.97 - 0.0088 * max(len(_gain(e, places)) for e in shown)
     axes.set_position((left, foot / height, right - left, 1 - (top + foot) / height))
@@ -70,6 +78,7 @@ def _forest(shown: Sequence[Comparison], metric: str, wide: bool) -> Figure:
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks([])
+    _band(axes, shown[0].margin)
     axes.axvline(0, color=QUIET, linewidth=0.8)
     axes.locator_params(axis="x", nbins=6 if wide else 5)
     for place, each in enumerate(shown):
@@ -83,46 +92,11 @@ def _forest(shown: Sequence[Comparison], metric: str, wide: bool) -> Figure:
     return figure
 
 
-@drawn
-def learning(lines: Curves, wide: bool) -> str:
-    """One small panel for each arm over the baseline; empty without any curve."""
-    arms = [arm for arm in lines if arm != BASELINE] or list(lines)
-    if not any(lines.values()):
-        return ""
-    columns = 4 if wide else 2
-    down = -(-len(arms) // columns)
-    figure = canvas(8.0 if wide else 4.0, 1.35 * down + 0.35)
-    grid = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False)
-    low, high = _late(lines)
-    for place, axes in enumerate(grid.flat):
-        axes.set_visible(place < len(arms))
-        if place < len(arms):
-            _panel(axes, arms[place], lines, low, high)
-        if place + columns >= len(arms):
-            axes.tick_params(labelbottom=True)
-    edge, inch = (0.07, 8.0) if wide else (0.13, 4.0)
-    height = 1.35 * down + 0.35
-    figure.subplots_adjust(edge, 0.45 / height, 1 - 0.15 / inch, 1 - 0.3 / height, 0.12, 0.42)
-    figure.text(edge, 0.03 / height, "update", color=QUIET)
-    said = "Learning curves of each arm over the baseline's"
-    return inline(figure, f"learning-{'wide' if wide else 'narrow'}", said)
-
-
-def mean_curves(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[float, float]]]:
-    """For each arm the mean over its finished seeds at every update that all of them reached."""
-    arms: dict[str, list[dict[float, float]]] = {}
-    for row in rows:
-        points = {p["update"]: p["metrics"].get(metric) for p in row.get("curve") or []}
-        found = {update: value for update, value in points.items() if value is not None}
-        if found and row["status"] == "done":
-            arms.setdefault(row["arm"], []).append(found)
-    return {
-        arm: [
-            (update, statistics.fmean(seed[update] for seed in seeds))
-            for update in sorted(set.intersection(*(set(seed) for seed in seeds)))
-        ]
-        for arm, seeds in arms.items()
-    }
+def _band(axes: Axes, margin: float | None) -> None:
+    """Gains that do not matter, where the user said which."""
+    if margin is not None:
+        left, right = axes.get_xlim()
+        axes.axvspan(max(left, -margin), min(right, margin), color=GRID, alpha=0.55, linewidth=0)
 
 
 def _arm(axes: Axes, place: int, each: Comparison, left: float, right: float) -> None:
@@ -147,27 +121,18 @@ def _words(axes: Axes, place: int, each: Comparison, places: int, wide: bool) ->
     across = axes.get_yaxis_transform()
     style: dict[str, Any] = {"transform": across, "clip_on": False}
     if wide:
-        axes.text(-0.02, place, short(each.arm, 34), ha="right", va="center", color=INK, **style)
+        axes.text(
+            -0.02, place, shortened(each.arm, 34), ha="right", va="center", color=INK, **style
+        )
         axes.text(1.02, place, _gain(each, places), ha="left", va="center", color=INK, **style)
         return
-    axes.text(0.0, place - 0.34, short(each.arm, 26), va="center", color=INK, **style)
+    axes.text(0.0, place - 0.34, shortened(each.arm, 26), va="center", color=INK, **style)
     axes.text(1.0, place - 0.34, wording.signed(each.gain, places), ha="right", va="center",
               color=INK, **style)  # fmt: skip
 
 
 def _gain(each: Comparison, places: int) -> str:
     return f"{wording.signed(each.gain, places)}  ({wording.interval(each, places)})"
-
-
-def _panel(axes: Axes, arm: str, lines: Curves, low: float, high: float) -> None:
-    frame(axes)
-    for name, colour, width in ((arm, BETTER, 2.4), (BASELINE, QUIET, 1.1)):
-        if lines.get(name):
-            axes.plot(*zip(*lines[name], strict=True), color=colour, linewidth=width)
-    axes.set_ylim(low, high)
-    axes.grid(axis="y", color=GRID, linewidth=0.6)
-    axes.locator_params(nbins=3)
-    axes.set_title(short(arm, 22), loc="left", color=INK, fontsize=9, pad=4)
 
 
 def reach(shown: Sequence[Comparison]) -> tuple[float, float]:
@@ -179,11 +144,3 @@ def reach(shown: Sequence[Comparison]) -> tuple[float, float]:
     high = min(most, max(max(ends) for ends in bounds))
     least = 0.15 * max(high, -low) or 1e-3
     return min(low, -least), max(high, least)
-
-
-def _late(lines: Curves) -> tuple[float, float]:
-    """A vertical range that shows where arms end apart: that of the second half of training."""
-    last = max(points[-1][0] for points in lines.values() if points)
-    late = [value for points in lines.values() for update, value in points if update >= last / 2]
-    room = 0.15 * (max(late) - min(late)) or 0.05
-    return min(late) - room, max(late) + room

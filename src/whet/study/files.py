@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,14 +19,17 @@ if sys.platform != "win32":
     import fcntl
 
 
+WORDS = 400  # bytes of a lock's file that are read
+
+
 class InUse(InputError):
     """Another process holds the folder."""
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file whole; a reader or a crash sees the old text or the new, never a part."""
+def write(path: Path, content: str | bytes) -> None:
+    """Replace a file whole; a reader or a crash sees the old one or the new, never a part."""
     try:
-        whole.replace(path, text.encode("utf-8"))
+        whole.replace(path, content.encode("utf-8") if isinstance(content, str) else content)
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -112,16 +116,35 @@ def locked(path: Path, what: str) -> Iterator[int | None]:
     except OSError as error:
         raise _unwritable(path, error) from error
     try:
-        written = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        written, _ = _written(os.pread(descriptor, WORDS, 0).decode(errors="replace"))
         _take(descriptor, written, what)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        os.pwrite(descriptor, f"{os.getpid()} {platform.node()}".encode(), 0)
         try:
-            yield int(written) if written.isdigit() else None
+            yield int(written) if written else None
         finally:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def holder(path: Path) -> tuple[int, str] | None:
+    """The process and the machine that wrote themselves into a lock's file; it is only read.
+
+    Whether that process is still there is not in the file: only taking the lock would tell.
+    """
+    try:
+        with path.open("rb") as file:
+            process, machine = _written(file.read(WORDS).decode(errors="replace"))
+    except OSError:
+        return None
+    return (int(process), machine) if process else None
+
+
+def _written(text: str) -> tuple[str, str]:
+    """Process and machine in a lock's file; empty where there is none."""
+    process, _, machine = text.strip().partition(" ")
+    return (process, machine) if process.isascii() and process.isdigit() else ("", "")
 
 
 def _take(descriptor: int, holder: str, what: str) -> None:

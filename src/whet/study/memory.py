@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ class Peak:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device if device.type == "cuda" else None
-        gc.collect()
         if self._cuda is not None:
             torch.cuda.reset_peak_memory_stats(self._cuda)
             self._before: int | None = torch.cuda.memory_allocated(self._cuda)
@@ -42,6 +42,21 @@ class Peak:
             return torch.cuda.max_memory_allocated(self._cuda) - self._before
         peak = _status("VmHWM")
         return None if peak is None else max(0, peak - self._before)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Take a training's garbage away with it, and look through nothing that was there before.
+
+    What libraries hold is most of a process, and to look through that takes longer than some
+    trainings do.
+    """
+    gc.freeze()
+    try:
+        yield
+        gc.collect()
+    finally:
+        gc.unfreeze()
 
 
 def _status(name: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,10 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from whet import composition, objectives, parsing, predict, resume, sources, spans, subset
+from whet import (
+    checkpoint,
+    composition,
+    evaluation,
+    objectives,
+    parsing,
+    resume,
+    sources,
+    spans,
+    subset,
+)
 from whet import device as devices
 from whet import metrics as measures
 from whet.branching import Untold, branch
+from whet.callback import Callback
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
 from whet.predict import Predictor
 from whet.riding import Rider
@@ -25,12 +37,15 @@ from whet.run import Run
 from whet.sources import Source
 from whet.study import conditions, paces, riders
 from whet.study.clock import Clock
-from whet.study.memory import Peak
+from whet.study.memory import Peak, apart
 from whet.study.plan import Node, Row, Settings
+from whet.study.pulse import Pulse
+from whet.study.rehearsal import FEW
 from whet.study.trie import span
 from whet.task import Task
 
 EVALUATIONS = 6  # of the select part in the course of one training
+ENOUGH, LONGEST = 0.3, 64  # seconds and updates that measure a step
 CLASSES = 200  # beyond so many, who was taken for whom fills pages that nobody reads
 
 
@@ -65,14 +80,15 @@ def train(node: Node, folder: Path) -> Row:
         "settings": [dict(given) for given in node.methods], "metrics": {}, "curve": [],
         "updates": 0, "seconds_per_update": None, "explain": "", "environment": environment(),
     }  # fmt: skip
-    try:
-        row |= _rehearse(node, folder) if "rehearse" in node.options else _train(node, folder)
-    except NotApplicable as error:
-        row |= {"status": "inapplicable", "reason": error.reason}
-    except Clash as error:
-        row |= {"status": "refused", "reason": str(error)}
-    except NonFiniteLoss as error:
-        row |= {"status": "diverged", "reason": str(error)}
+    with apart():
+        try:
+            row |= _rehearse(node, folder) if "rehearse" in node.options else _train(node, folder)
+        except NotApplicable as error:
+            row |= {"status": "inapplicable", "reason": error.reason}
+        except Clash as error:
+            row |= {"status": "refused", "reason": str(error)}
+        except NonFiniteLoss as error:
+            row |= {"status": "diverged", "reason": str(error)}
     return row | {"seconds": time.perf_counter() - began}
 
 
@@ -85,9 +101,9 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
     total = run.stack.run.total or 1
     run.evaluate_every = run.checkpoint_every = max(1, total // EVALUATIONS)
     before = _branched(run, node, folder)
-    run.callbacks.append(clock)
     until = None if node.until is None else spans.cut(node.until, total)
-    run.callbacks += [] if until is None else [Untold(until)]
+    run.callbacks += [clock, Pulse(node, folder, until)]
+    run.callbacks.append(Unsaved() if until is None else Untold(until))
     run.fit(until)
     seen = paces.joined(before.get("paces", []), clock.paces(_cuts(node)))
     row: Row = {
@@ -102,6 +118,18 @@ def _train(node: Node, folder: Path) -> dict[str, Any]:
         return row
     beside = riders.rows(node, run, row, _share(node), _judged)
     return row | _judged(run, run.predictor()) | ({"riders": beside} if beside else {})
+
+
+class Unsaved(Callback):
+    """Saves nothing once a training has ended: what is kept of it is what it is judged to be.
+
+    One that is killed before that goes on from the checkpoint before.
+    """
+
+    def updated(self, run: Run) -> None:
+        last = run.stage_number + 1 == len(run.recipe.stages)
+        if last and run.stack.run.updates >= (run.stack.run.total or 0):
+            run.folder = None
 
 
 def _branched(run: Run, node: Node, folder: Path) -> Row:
@@ -123,21 +151,42 @@ def _rehearse(node: Node, folder: Path) -> dict[str, Any]:
     source, count = conditions.source(node), int(node.options["rehearse"])
     device = str(node.options.get("device", "cpu"))
     _composed(source, node, None, device)  # what only shows in the composition of all parts
-    parts = []
+    parts, beginning = [], 0.0
     for a, b, active in _parts(node):
-        clock = Clock()
+        clock, began = Clock(), time.perf_counter()
         whole = replace(node, methods=active, after=None)
         _, run = _composed(source, whole, None, device)
+        beginning = time.perf_counter() - began  # the first ones load what they need
         run.callbacks.append(clock)
-        run.fit(until=min(count, run.stack.run.total or count))
+        _fit_a_little(run, clock, count)
         parts.append((a, b, run, clock))
     last = parts[-1][2]
     seen = [[a, b, clock.median()] for a, b, _, clock in parts]
+    states = [run.state_dict() for _, _, run, _ in parts]
     return _judged(last, last.predictor()) | {
-        "updates": count * len(parts), "explain": last.stack.explain(),
+        "updates": sum(run.updates for _, _, run, _ in parts), "explain": last.stack.explain(),
         "seconds_per_update": paces.mean(seen, _share(node)), "paces": seen,
-        "state_bytes": max(_bytes(run.state_dict()) for _, _, run, _ in parts),
+        "state_bytes": max(map(_bytes, states)), "beginning": beginning,
+        "saving": _saving(states[-1], folder),
     }  # fmt: skip
+
+
+def _fit_a_little(run: Run, clock: Clock, count: int) -> None:
+    """So many updates; where they measure a step, as many more as a short one takes to be known."""
+    total = run.stack.run.total or count
+    until = min(count, total)
+    run.fit(until)
+    while count > FEW and until < min(total, LONGEST) and sum(g for _, g in clock.gaps) < ENOUGH:
+        until = min(2 * until, total, LONGEST)
+        run.fit(until)
+
+
+def _saving(state: Mapping[str, Any], folder: Path) -> float:
+    """Seconds that a checkpoint of this state takes, which is written where the study's go."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        began = time.perf_counter()
+        checkpoint.save(Path(place), 0, state, {})
+        return time.perf_counter() - began
 
 
 def _bytes(state: Any) -> int:
@@ -170,11 +219,10 @@ def _cuts(node: Node) -> list[float]:
 def _judged(run: Run, predictor: Predictor) -> dict[str, Any]:
     """Metrics on the judge part, and where there are classes, which were taken for which."""
     began = time.perf_counter()
-    metrics = predict.wanted(predictor, run.task.metrics)
-    probabilities, targets = predict.predict(predictor, run.batches("judge"))
-    judge = measures.evaluate(metrics, probabilities, targets)
+    metrics = evaluation.wanted(predictor, run.task.metrics)
+    judge, probabilities, targets = evaluation.judge(predictor, run.batches("judge"), metrics)
     judging = time.perf_counter() - began
-    select = predict.evaluate(predictor, run.batches("select"), metrics)
+    select = evaluation.evaluate(predictor, run.batches("select"), metrics)
     found = {"metrics": {"judge": judge, "select": select}, "judging": judging}
     if predictor.family.name != "categorical":
         return found

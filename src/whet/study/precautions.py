@@ -85,6 +85,11 @@ class Precautions:
     def notes(self) -> list[str]:
         """What a reader should know."""
         aside = [] if self.aside is None else [confirm.told_aside(self.aside)]
+        if self.rates is not None and self.tuning is None:  # a plan's, before anything is tuned
+            return [
+                *aside,
+                f"The baseline's learning rate is looked for first, from {self.rates} on.",
+            ]
         return [*aside, tuning.note(self.tuning, self.rate)]
 
     def kept(self) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Prepared:
     nodes: list[Node]
     until: float
     rehearsal: Rehearsal | None
+    made: Design
 
 
 class Planner:
@@ -117,10 +118,10 @@ class Planner:
             tune: the same as `train` for whole runs, of which several go at a time.
         """
         began, request, found = time.monotonic(), self.request, self.found
-        if not request.fast:
+        if not (request.fast or request.plan):
             self.care.tune(self.task, request.folder, self.nodes, tune or train, say)
         rehearsal: Rehearsal | None = None
-        measured = request.budget or request.equal_time
+        measured = self.measured
         if request.fast or measured or request.design != "add-one" or self.open:
             say("rehearsal: a few updates of every arm")
             rehearsal = self.rehearse([arm for those in found.values() for arm in those], train)
@@ -132,6 +133,10 @@ class Planner:
         self.left_out |= made.left_out
         if rehearsal is not None and (request.fast or measured):
             rehearsal = rehearsal.joined(self.rehearse(made.arms[1:], train))
+        if rehearsal is not None and request.plan:  # an arm that cannot be trained takes no time
+            wrong = rehearsal.unfit()
+            self.left_out |= wrong
+            made = made.kept([arm for arm in made.arms if arm.name not in wrong])
         if rehearsal is not None and request.equal_time:
             made = self.care.control(made, rehearsal, earlier)
         choice = self.choice(made, rehearsal, earlier, time.monotonic() - began)
@@ -140,7 +145,12 @@ class Planner:
                               if arm not in choice.arms}  # fmt: skip
             made = replace(made.kept(choice.arms), notes=[*made.notes, *choice.notes])
         until = float("inf") if not request.budget else began + budget.seconds(request.budget)
-        return Prepared(*self.study(made, choice), until, rehearsal)
+        return Prepared(*self.study(made, choice), until, rehearsal, made)
+
+    @property
+    def measured(self) -> bool:
+        """Whether what is asked for needs the time of an update."""
+        return bool(self.request.budget or self.request.equal_time or self.request.plan)
 
     def designed(self, found: Mapping[str, Sequence[Arm]]) -> Design:
         """The arms of the design that was asked for, on every fraction of the data."""
@@ -148,12 +158,12 @@ class Planner:
 
     def rehearse(self, those: Sequence[Arm], train: Run) -> Rehearsal:
         """A few updates of the baseline and of these arms."""
-        count = MEASURED if self.request.budget or self.request.equal_time else FEW
+        count = MEASURED if self.measured else FEW
 
-        def nodes(these: Sequence[Arm]) -> list[Node]:
-            return self.nodes(these, [0], {"rehearse": count})
+        def nodes(these: Sequence[Arm], updates: int) -> list[Node]:
+            return self.nodes(these, [0], {"rehearse": updates})
 
-        return rehearse([Arm(BASELINE), *those], nodes, self.request.folder, train)
+        return rehearse([Arm(BASELINE), *those], nodes, self.request.folder, train, count)
 
     def choice(
         self, made: Design, rehearsal: Rehearsal | None, earlier: Mapping[str, Any] | None,
@@ -173,8 +183,15 @@ class Planner:
         return budget.choose(
             [arm for arm in made.arms if arm.name in costs], costs, self.task["updates"],
             EVALUATIONS, self.jobs, budget.seconds(self.request.budget) - spent,
-            self.request.seeds, self.task["seeds"], ahead=self.ahead, after=AFTER, whole=whole,
+            self.request.seeds, self.task["seeds"], ahead=self.ahead, after=AFTER,
+            riding=self.riding(made.arms), whole=whole,
         )  # fmt: skip
+
+    def riding(self, those: Sequence[Arm]) -> dict[str, str]:
+        """The arms whose methods only look on, each with the arm whose training takes it along."""
+        from whet.study.riders import looks_on, takes_along
+
+        return trie.hosts(those, looks_on, takes_along)
 
     def nodes(
         self, those: Sequence[Arm], seeds: Sequence[int], options: Mapping[str, Any]
@@ -187,8 +204,6 @@ class Planner:
             **options,
         }
         every["data"] = self.task.get("data")
-        from whet.study.riders import looks_on, takes_along
-
         file = None if self.request.file is None else str(self.request.file.resolve())
         code = functools.cache(self._code)
 
@@ -206,8 +221,7 @@ class Planner:
 
         if "rehearse" in options:
             return trie.grown(those, seeds, node, share=False)
-        riding = trie.hosts(those, looks_on, takes_along)
-        return trie.grown(those, seeds, node, self.ahead, riding)
+        return trie.grown(those, seeds, node, self.ahead, self.riding(those))
 
     def _code(self, methods: frozenset[str]) -> str:
         beside = {card["name"]: card["companions"] for card in self.cards}

@@ -55,18 +55,21 @@ class Rehearsal:
 
 
 def rehearse(
-    arms: Sequence[Arm], nodes: Callable[[Sequence[Arm]], list[Node]], folder: Path, train: Run
-) -> Rehearsal:
-    """Train a little of every arm that was not rehearsed yet.
+    arms: Sequence[Arm], nodes: Callable[[Sequence[Arm], int], list[Node]], folder: Path,
+    train: Run, count: int = FEW,
+) -> Rehearsal:  # fmt: skip
+    """Train a little of every arm that was not rehearsed yet, or for longer.
 
     Args:
         arms: with the baseline.
-        nodes: from arms to their nodes.
+        nodes: from arms and a number of updates to their nodes.
         folder: the study's.
         train: trains nodes and keeps them in a store.
+        count: how many updates of every part.
     """
     store = Store(folder / FOLDER)
-    made = nodes(arms)
+    pairs = zip(nodes(arms, count), nodes(arms, MEASURED), strict=True)
+    made = [few if store.done(longer) is None else longer for few, longer in pairs]
     waiting = [node for node in made if store.done(node) is None]
     store.retry(waiting)
     if waiting:
@@ -78,10 +81,11 @@ def rehearse(
 def _cost(row: Row) -> Cost:
     update, judge = row["seconds_per_update"] or 0.0, row.get("judging") or 0.0
     paces = row.get("paces") or [[0.0, 1.0, update]]
-    # every part was rehearsed as a run of its own, with as many updates as the others
-    spent = sum(row["updates"] / len(paces) * pace for *_, pace in paces)
-    begin = max(0.0, row["seconds"] - spent - 2 * judge) / len(paces)
-    return Cost(begin, update, judge, row.get("paces") or ())
+    begin = row.get("beginning")
+    if begin is None:  # every part was rehearsed as a run of its own, with as many updates
+        spent = sum(row["updates"] / len(paces) * pace for *_, pace in paces)
+        begin = max(0.0, row["seconds"] - spent - 2 * judge) / len(paces)
+    return Cost(begin, update, judge, row.get("paces") or (), row.get("saving") or 0.0)
 
 
 def _first(reason: str | None) -> str:

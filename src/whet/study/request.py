@@ -36,6 +36,7 @@ class Request:
         pick: write a recipe.
         ray: address of a Ray cluster that trains.
         executor: a file that says where batch jobs train.
+        plan: say what the study would do, and do no more than measure it.
     """
 
     task: str
@@ -61,6 +62,7 @@ class Request:
     margin: float | None = None
     ray: str | None = None
     executor: Path | None = None
+    plan: bool = False
 
     @property
     def folder(self) -> Path:
@@ -81,7 +83,7 @@ class Request:
         given |= {n: None if getattr(self, n) == v else getattr(self, n) for n, v in usual.items()}
         for name, value in given.items():
             words += [] if value is None else [f"--{name}", str(value)]
-        flags = ("fast", "equal_time", "pick")
+        flags = ("fast", "plan", "equal_time", "pick")
         return shlex.join(words + [f"--{f.replace('_', '-')}" for f in flags if getattr(self, f)])
 
     def asks(self) -> dict[str, Any]:

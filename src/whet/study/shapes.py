@@ -136,6 +136,20 @@ class _Point(_Shape):
     metrics: Metrics
 
 
+class Now(_Shape):
+    """`now.json`."""
+
+    arm: str
+    seed: Count
+    phase: str
+    began: Real
+    at: Real
+    update: Count | None = None
+    of: Count | None = None
+    metric: str | None = None
+    value: Real | None = None
+
+
 class Result(_Shape):
     """`row.json` and `failed.json`."""
 

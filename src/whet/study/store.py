@@ -6,9 +6,11 @@ nodes/NODE/row.json   what came out of one node
 nodes/NODE/manifest.json   renamed into place last: the node is done if and only if it is there
 nodes/NODE/failed.json     the last attempt failed; the same command tries again
 nodes/NODE/log.txt         what the node printed
+nodes/NODE/now.json        what the run is at, while it trains
 nodes/NODE/job.json  batch.json  run.lock   while another machine trains the node
 results.jsonl         one row a node, appended as they end, rebuilt when a study begins and ends
 results.csv  verdicts.json  report.html  gains.svg
+report.md  report.tex  verdicts.csv  methods.bib  figures/   where `whet report` was asked for them
 rehearsal/  tuning/  confirmation/   nodes of their own: what precedes a study, and what follows
 recipe.py             what --pick wrote
 jobs/                 what batch jobs printed
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.study import files, wording
+from whet.study import files, pulse, wording
 from whet.study.plan import STATUSES, Node, Row
 
 FORMAT = 1
@@ -37,7 +39,8 @@ CHECKPOINTS = "checkpoints"  # a run's, in the folder of its node
 RAN = ("status", "updates", "seconds_per_update", "peak_memory")
 BLANK, FORMULA = tuple("\t\r\n"), tuple("=+-@＝＋－＠")
 OURS = ("study.json", "results.jsonl", "results.csv", "verdicts.json", "report.html", "nodes",
-        "rehearsal", "gains.svg", "tuning", "confirmation", "recipe.py", "jobs")  # fmt: skip
+        "rehearsal", "gains.svg", "tuning", "confirmation", "recipe.py", "jobs",
+        "report.md", "report.tex", "verdicts.csv", "methods.bib", "figures")  # fmt: skip
 
 
 class Store:
@@ -52,7 +55,8 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[int | None]:
         """Hold the folder against other processes; yields the process that died holding it."""
-        with files.locked(self.folder / LOCK, f"The study in {self.folder}") as dead:
+        path = self.folder / LOCK
+        with files.locked(path, f"The study in {self.folder}") as dead, pulse.beating(path):
             yield dead
 
     def claim(self, task: str) -> None:
@@ -138,6 +142,7 @@ class Store:
         """Forget the failed attempts of nodes that are about to be tried again."""
         for node in nodes:
             (self.folder_of(node) / "failed.json").unlink(missing_ok=True)
+            pulse.end(self.folder_of(node))  # a killed process left it
 
     def done(self, node: Node) -> Row | None:
         """The row of a node whose manifest is in place and fits it, else None."""

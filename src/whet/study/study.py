@@ -13,7 +13,9 @@ from rich.console import Console
 from whet import places, sources
 from whet.errors import InputError
 from whet.study import arms, identity
-from whet.study.conduct import Evidence, conduct
+from whet.study.conduct import conduct
+from whet.study.evidence import Evidence
+from whet.study.planned import Plan
 from whet.study.rehearsal import Rehearsal
 from whet.study.request import Request
 from whet.task import Task
@@ -109,7 +111,16 @@ class Study:
         assert isinstance(found, Rehearsal)
         return found
 
-    def _conduct(self, **changes: Any) -> Evidence | Rehearsal:
+    def plan(self) -> Plan:
+        """What the study would do and what is left of it, measured by eight updates of each arm.
+
+        Nothing else is trained, and a later `run` begins with what was measured.
+        """
+        found = self._conduct(plan=True)
+        assert isinstance(found, Plan)
+        return found
+
+    def _conduct(self, **changes: Any) -> Evidence | Rehearsal | Plan:
         return conduct(replace(self.request, **changes), self._console or Console())
 
 

@@ -11,11 +11,12 @@ from whet.study import paces, trie
 from whet.study.plan import Arm, Node
 
 FINAL = 2  # of the evaluations are at the end of an arm: the judge and the select part
+Riding = Mapping[str, str]  # from arms to those whose training takes them along
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that an arm takes: at its start, for each update, and to judge once.
+    """Seconds that an arm takes: at its start, for each update, to judge once, and to save once.
 
     `paces` says for parts of training where they begin, where they end, and the seconds of an
     update there; a stage that follows is from 1 to 2.
@@ -25,6 +26,7 @@ class Cost:
     update: float
     judge: float
     paces: Sequence[Sequence[float]] = field(default=())
+    save: float = 0.0
 
     def updating(self, a: float, b: float, after: float = 1.0) -> float:
         """Seconds between two points of training, for each update that the first stage is long.
@@ -44,39 +46,83 @@ class Timetable:
         ahead: methods that depend on where their span ends, and so share no training that ends
             within it.
         after: how long the stage that follows is, of the first one's length.
+        riding: arms whose training is that of another; of no weight where that one is not there.
     """
 
     def __init__(
         self, arms: Sequence[Arm], costs: Mapping[str, Cost], evaluations: int,
-        ahead: Collection[str] = (), after: float = 1.0,
+        ahead: Collection[str] = (), after: float = 1.0, riding: Riding | None = None,
     ) -> None:  # fmt: skip
-        self.nodes = trie.grown(arms, [0], _node, ahead)
+        names = {arm.name for arm in arms}
+        on = {arm: host for arm, host in (riding or {}).items() if {arm, host} <= names}
+        self.nodes = trie.grown(arms, [0], _node, ahead, on)
         self.evaluations, self.after = evaluations, after
         at = {node.key: n for n, node in enumerate(self.nodes)}
         self.parents = [None if node.parent is None else at[node.parent] for node in self.nodes]
+        self._hosts = [None if node.rides is None else at[node.rides] for node in self.nodes]
         self._costs: dict[int, Cost] = {}
-        for n, node in enumerate(self.nodes):
-            above: int | None = n if node.until is None else None
+        leaves = [n for n, node in enumerate(self.nodes) if node.until is None]
+        # what only looks on is no measure of the trunk that it rides on
+        for n in sorted(leaves, key=lambda n: self._hosts[n] is not None):
+            above: int | None = n
             while above is not None:
-                self._costs.setdefault(above, costs[node.arm])
+                self._costs.setdefault(above, costs[self.nodes[n].arm])
                 above = self.parents[above]
+        self._riders = [[costs[rider.arm] for rider in node.riders] for node in self.nodes]
 
     def seconds(self, n: int, updates: float) -> float:
-        """What node number `n` takes by itself, where a whole training has so many updates."""
-        node, cost, parent = self.nodes[n], self._costs[n], self.parents[n]
+        """What node number `n` takes, where a whole training has so many updates.
+
+        A node that takes others along takes their time as well, and they take none.
+        """
+        if self._hosts[n] is not None:
+            return 0.0
+        return self.alone(n, updates) + sum(
+            self._beside(n, rider, updates) for rider in self._riders[n]
+        )
+
+    def alone(self, n: int, updates: float) -> float:
+        """What it takes by itself, also where it could ride."""
+        cost, (begins, ends) = self._costs[n], self._span(n)
+        length = self.length(n)
+        judged = length * (self.evaluations - FINAL) + self._finals(n)
+        # it saves as often as it evaluates, and where it ends; reading a trunk is as a save
+        saved = length * (self.evaluations - FINAL) + 1 + (self.parents[n] is not None)
+        updating = updates * cost.updating(begins, ends, self.after)
+        return cost.begin + updating + judged * cost.judge + saved * cost.save
+
+    def _beside(self, n: int, rider: Cost, updates: float) -> float:
+        """What a rider adds to a node: what it does after an update, and what it judges."""
+        begins, ends = self._span(n)
+        host = self._costs[n].updating(begins, ends, self.after)
+        more = max(0.0, rider.updating(begins, ends, self.after) - host)
+        judged = self.length(n) * (self.evaluations - FINAL) + self._finals(n)
+        return updates * more + judged * rider.judge
+
+    def length(self, n: int) -> float:
+        """Of what node number `n` trains, in whole trainings of the first stage."""
+        begins, ends = self._span(n)
+        return (min(ends, 1.0) - begins) + (self.after if ends > 1.0 else 0.0)
+
+    def _span(self, n: int) -> tuple[float, float]:
+        """Where it begins and ends; a stage that follows is from 1 to 2."""
+        node, parent = self.nodes[n], self.parents[n]
         begins = (self.nodes[parent].until or 0.0) if parent is not None else 0.0
-        leaf, more = node.until is None, self.after if node.after is not None else 0.0
-        ends = 2.0 if node.after is not None else 1.0 if leaf else node.until or 0.0
-        length = (min(ends, 1.0) - begins) + more
-        judged = length * (self.evaluations - FINAL) + (FINAL if leaf else 0)
-        return cost.begin + updates * cost.updating(begins, ends, self.after) + judged * cost.judge
+        if node.until is not None:
+            return begins, node.until
+        return begins, 2.0 if node.after is not None else 1.0
+
+    def _finals(self, n: int) -> int:
+        return FINAL if self.nodes[n].until is None else 0
 
     def takes(self, updates: float, seeds: int, jobs: int) -> float:
         """Seconds until the last run of a study ends."""
         each = [self.seconds(n, updates) for n in range(len(self.nodes))]
         size = len(each)
+        waits = [above if host is None else host
+                 for above, host in zip(self.parents, self._hosts, strict=True)]  # fmt: skip
         parents = [None if above is None else above + seed * size
-                   for seed in range(seeds) for above in self.parents]  # fmt: skip
+                   for seed in range(seeds) for above in waits]  # fmt: skip
         return makespan(each * seeds, parents, jobs)
 
 

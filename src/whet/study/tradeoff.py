@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from whet.study import wording
-from whet.study.drawing import GRID, INK, QUIET, UNCLEAR, canvas, drawn, frame, inline, short
-from whet.study.figures import LOOK, reach
+from whet.study.drawing import GRID, INK, QUIET, UNCLEAR, canvas, drawn, frame, inline
+from whet.study.figures import LOOK, TOLD, reach
+from whet.study.phrases import shortened
 from whet.study.statistics import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-LETTER, LINE = 4.7, 11.0  # points that a letter and a line of a label take, roughly
+LETTER, LINE = 5.2, 11.0  # points that a letter and a line of a label take, roughly
 DOT = 5.0
+NAMED = 16  # arms that get a label: more could not be read
 # Where a label may stand from its dot, in points: beside it first, then further off on a line.
 PLACES = [
     (side * across, down)
@@ -31,17 +34,32 @@ def tradeoff(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
     shown = [each for each in comparisons if each.gain is not None and each.slowdown is not None]
     if not shown:
         return ""
+    said = f"Gain in {metric} against time per update: {told(shown)}."
+    return inline(costs(shown, metric, wide), f"tradeoff-{'wide' if wide else 'narrow'}", said)
+
+
+def told(shown: Sequence[Comparison]) -> str:
+    """Arms with gain and cost, for whoever does not see the figure."""
+    places = wording.decimals(shown)
+    said = [f"{each.arm} {wording.signed(each.gain, places)} at {wording.times(each.slowdown)}"
+            for each in shown[:TOLD]]  # fmt: skip
+    more = len(shown) - TOLD
+    return "; ".join([*said, f"{more} more are in the table"] if more > 0 else said)
+
+
+def costs(shown: Sequence[Comparison], metric: str, wide: bool = True) -> Figure:
+    """Arms that have a gain and a time, as a figure that is not yet a file."""
     width, height = (8.0, 3.9) if wide else (4.0, 4.6)
     figure = canvas(width, height)
     left, foot = 0.62, 0.6  # inches kept for what stands beside and below the axes
     axes = figure.add_axes(
-        (left / width, foot / height, 1 - (left + 0.1) / width, 1 - (foot + 0.3) / height)
+        (left / width, foot / height, 1 - (left + 0.25) / width, 1 - (foot + 0.3) / height)
     )
     frame(axes)
     low, high = reach(shown)
-    costs = [1.0, *(each.slowdown or 1.0 for each in shown)]
-    spread = max(max(costs) - min(costs), 0.2)
-    axes.set_xlim(min(costs) - 0.08 * spread, max(costs) + (0.12 if wide else 0.2) * spread)
+    times = [1.0, *(each.slowdown or 1.0 for each in shown)]
+    spread = max(max(times) - min(times), 0.2)
+    axes.set_xlim(min(times) - 0.08 * spread, max(times) + (0.12 if wide else 0.2) * spread)
     axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     axes.grid(color=GRID, linewidth=0.5)
     axes.axhline(0, color=QUIET, linewidth=0.8)
@@ -54,8 +72,7 @@ def tradeoff(comparisons: Sequence[Comparison], metric: str, wide: bool) -> str:
     axes.set_xlabel("time per update, relative to the baseline", color=QUIET)
     axes.annotate(f"gain in {wording.plain(metric)}", (0, 1), (-left * 72, 9), color=QUIET,
                   xycoords="axes fraction", textcoords="offset points")  # fmt: skip
-    said = f"Time per update against gain in {metric}; the table holds the numbers"
-    return inline(figure, f"tradeoff-{'wide' if wide else 'narrow'}", said)
+    return figure
 
 
 def _mark(axes: Axes, each: Comparison, low: float, high: float) -> tuple[float, float]:
@@ -86,8 +103,11 @@ def _label(
     zero, same = -low / (high - low) * size[1], (1 - left) / (right - left) * size[0]
     taken: list[Box] = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in dots]
     taken += [(0.0, zero - 1, size[0], zero + 1), (same - 1, 0.0, same + 1, size[1])]
+    labelled = named(shown)
     for each, dot, place in zip(shown, dots, places, strict=True):
-        name = short(each.arm, 26)
+        if each.arm not in labelled:
+            continue
+        name = shortened(each.arm, 26)
         across, up = min(PLACES, key=lambda way: _cost(_box(dot, way, len(name)), taken, size, way))
         taken.append(_box(dot, (across, up), len(name)))
         line: dict[str, Any] = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6, "shrinkB": 4}
@@ -96,6 +116,12 @@ def _label(
             ha="left" if across > 0 else "right", va="center",
             arrowprops=line if up else None, annotation_clip=False,
         )  # fmt: skip
+
+
+def named(shown: Sequence[Comparison]) -> set[str]:
+    """The arms that get a label: those with a verdict, then those that moved most."""
+    first = sorted(shown, key=lambda each: (each.verdict not in LOOK, -abs(each.gain or 0.0)))
+    return {each.arm for each in first[:NAMED]}
 
 
 def _box(dot: tuple[float, float], way: tuple[float, float], letters: int) -> Box:
@@ -115,7 +141,7 @@ def _cost(
     """The area that is covered twice or lies outside, and a little for the way."""
     inside = _common(box, (0.0, 0.0, *size))
     outside = (box[2] - box[0]) * (box[3] - box[1]) - inside
-    return 3 * outside + sum(_common(box, other) for other in taken) + 0.05 * abs(way[1])
+    return 12 * outside + sum(_common(box, other) for other in taken) + 0.05 * abs(way[1])
 
 
 def _common(one: Box, other: Box) -> float:

@@ -154,15 +154,26 @@ def grown(
     return list(found.values())
 
 
-def cost(nodes: Iterable[Node], after: float = 0.0) -> float:
-    """What nodes cost together, in units of one whole training without methods."""
-    every = [node for node in nodes if node.rides is None]
-    ends = {node.key: node.until for node in every if node.until is not None}
+def cost(
+    nodes: Sequence[Node], after: float = 0.0, updates: int | None = None,
+    of: Sequence[Node] | None = None,
+) -> float:  # fmt: skip
+    """What nodes cost together, in units of one whole training without methods.
+
+    Args:
+        nodes: with the trunks that they begin from.
+        after: how long the stage that follows is, where a node does not say so itself.
+        updates: of that whole training, for nodes that are told a length of their own.
+        of: those of the nodes that are trained, where not all are; an arm that would ride on one
+            that is not is trained by itself.
+    """
+    ends = {node.key: node.until for node in nodes if node.until is not None}
     total = 0.0
-    for node in every:
+    for node in trained(nodes if of is None else of):
         begins = 0.0 if node.parent is None else ends[node.parent] or 0.0
-        length = 1.0 + (0.0 if node.after is None else after)
-        total += (length if node.until is None else node.until) - begins
+        length = node.options.get("updates", updates) / updates if updates else 1.0
+        more = 0.0 if node.after is None else float(node.options.get("after", after))
+        total += (length + more if node.until is None else node.until) - begins
     return total
 
 
@@ -180,6 +191,12 @@ def needed(nodes: Sequence[Node], done: Callable[[Node], bool], held: Callable[[
             waiting.append(node)
             wanted |= {node.parent} if node.parent else set()
     return waiting[::-1]
+
+
+def trained(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes that none of the others takes along."""
+    keys = {node.key for node in nodes}
+    return [node for node in nodes if node.rides not in keys]
 
 
 def judged(nodes: Iterable[Node]) -> list[Node]:

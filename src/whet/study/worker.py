@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from whet.errors import WhetError
 from whet.stopping import Terminated
-from whet.study import redact
+from whet.study import pulse, redact
 from whet.study.plan import Node, Row
 from whet.study.store import Store
 
@@ -62,6 +63,7 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
         folder.mkdir(parents=True, exist_ok=True)
         if quiet:
             _log_to(folder / LOG)
+        pulse.begin(node, folder)
         row = _load(train, threads)(node, folder)
         beside = row.pop("riders", {})
         row = told(row, node)
@@ -77,6 +79,10 @@ def run(node: Node, store: Store, train: str, threads: int, quiet: bool = True) 
         mistake = isinstance(error, WhetError)
         reason = str(error) if mistake else traceback.format_exc()
         row = told(failed(node, reason, time.monotonic() - began), node)
+    finally:
+        pulse.end(folder)
+    if row["status"] == "failed":
+        gc.collect()  # a training that raised is let go only now
     return row
 
 

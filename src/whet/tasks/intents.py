@@ -34,11 +34,17 @@ ABOUT = About(
         "sam", "lookahead", "snapshot",
     ),
     settings={
+        "augment": {"kind": "tokens"},
+        "embedding_noise": {"alpha": 0.5},  # a dozen words, and vectors that begin at 0.1
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
         "pgd": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
         "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
+        "vat": {"scope": "embeddings", "epsilon": 0.5, "during": [0.25, 1]},
+        "adversarial_consistency": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
     },
     left_out={
+        "augment": "a choice of its own, of strengths; ask for it by --methods augment",
+        "embedding_noise": "ask for it by --methods embedding_noise",
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "pgd": "four passes for every update; ask for it by --methods pgd",
         "pgd_inputs": "the inputs are numbers of words, which cannot be moved",
@@ -46,9 +52,18 @@ ABOUT = About(
         "precise_bn": "the model has no batch statistics",
         "cutmix": "the inputs are no images",
         "distillation": "the task has no teacher",
+        "feature_distillation": "the task has no teacher",
+        "negative_correlation": "the model has no members",
+        "self_distillation": "for unlabelled rows; ask for it by --methods self_distillation",
+        "weight_diversity": "the model has no members",
         "mixup": "the inputs are numbers of words, which cannot be mixed",
+        "manifold_mixup": "ask for it by --methods manifold_mixup",
+        "mixup_or_cutmix": "the inputs are numbers of words, which cannot be mixed",
         "fixmatch": "the task has no unlabelled requests",
         "moco": "the task has no two views of a request",
+        "vat": "three passes for every update; ask for it by --methods vat",
+        "adversarial_consistency": "five passes for every update; ask for it by name",
+        "free_at": "the inputs are numbers of words, which cannot be moved",
     },
 )  # fmt: skip
 

@@ -1,0 +1,51 @@
+"""docs/claims.md says what the committed studies say, of every claim."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from evidence.claimed import CLAIMED
+from evidence.claims import HERE, PAGE, baselines, page, rows
+from evidence.studies import COMMANDS, KEPT
+
+TESTED = [claim for claim in CLAIMED if not claim.missing]
+
+
+def test_the_page_is_that_of_the_studies() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(CLAIMED), "run python -m evidence.claims"
+
+
+@pytest.mark.parametrize("claim", TESTED, ids=lambda claim: claim.said)
+def test_a_claim_has_all_that_it_takes(claim: object) -> None:
+    assert claim in TESTED
+    for part in ("hypothesis", "control", "conclusion"):
+        assert getattr(claim, part)
+    studies = claim.arms  # type: ignore[attr-defined]
+    assert set(studies) <= set(COMMANDS)
+    assert any(list(rows(study, arms)) for study, arms in studies.items())
+
+
+def test_what_cannot_be_tested_says_why() -> None:
+    assert all(claim.missing.endswith(".") and claim.arms is None
+               for claim in CLAIMED if claim not in TESTED)  # fmt: skip
+
+
+@pytest.mark.parametrize("study", sorted(COMMANDS))
+def test_a_study_is_whole(study: str) -> None:
+    verdicts = json.loads((HERE / "results" / study / "verdicts.json").read_text())
+    assert verdicts["tuning"]["rate"] > 0
+    assert all(each["n"] >= 5 for each in verdicts["comparisons"])
+    for name in KEPT:
+        assert 0 < (HERE / "results" / study / name).stat().st_size < 1_000_000
+    page = (HERE / "results" / study / "report.html").read_text(encoding="utf-8")
+    assert "whet study evidence/tasks/" in page
+
+
+def test_every_baseline_beats_its_reference() -> None:
+    lines = list(baselines())[2:]
+    assert len(lines) == 8
+    for line in lines:
+        least, mean = line.split("|")[5].split(",")
+        assert float(least) > 0 < float(mean)
