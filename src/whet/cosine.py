@@ -110,7 +110,8 @@ def make_ready(module: nn.Module) -> None:
 def _hook_point(module: nn.Module) -> Any:
     if _returned in module._forward_hooks.values():
         return None
-    return module.register_forward_hook(_returned, with_kwargs=True)
+    # first, so that others who look at what leaves the layer see the cosines
+    return module.register_forward_hook(_returned, with_kwargs=True, prepend=True)
 
 
 @_disable_dynamo

@@ -2,12 +2,14 @@
 
 In training and in evaluation the layer is a cosine head (`whet.cosine`). The margin is in the loss
 alone: it moves the target's logit of the loss, and what the model gives, which divergences,
-teachers and pseudo-labels go by, stays what is judged. A soft target has the margin in its shares:
-a class that a row is by half has half of its margin,
+teachers and pseudo-labels go by, stays what is judged. A soft target of the data has the margin in
+its shares: a class that a row is by half has half of its margin,
 
     z_c = s (cos_c + y_c (harder(cos_c) - cos_c))
 
-which for y in {0, 1} is the paper's, and moves with y without a jump.
+which for y in {0, 1} is the paper's, and moves with y without a jump. What makes targets soft for
+the loss's sake (mixing, smoothing) is refused: with cross-entropy the loss at the mean of targets
+is the mean of losses; with a margin it is another one, and neither paper says which is meant.
 """
 
 from __future__ import annotations
@@ -15,17 +17,18 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from whet import cosine
+from whet import cosine, members, modes
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
-from whet.forward import Forward
-from whet.method import InnerForward, Layer, Method, Resource
+from whet.forward import Forward, Window
+from whet.members import Members
+from whet.method import InnerForward, InnerWindow, Layer, Method, Resource
 from whet.training import Training
 
 NEAR = 1e-7  # arccos has no finite slope at 1, and rounding carries cosines beyond it
@@ -44,7 +47,7 @@ def with_margin(cosines: Tensor, targets: Tensor, harder: Callable[[Tensor], Ten
     """The cosines `(..., C)` with those of the targets made harder.
 
     Args:
-        cosines: of every class.
+        cosines: of every class; `(K, ..., C)` of K members.
         targets: classes `(...)`, or probabilities `(..., C)`, which have the margin in their share.
         harder: from cosines to what is learned in their place.
 
@@ -54,26 +57,34 @@ def with_margin(cosines: Tensor, targets: Tensor, harder: Callable[[Tensor], Ten
     if targets.is_floating_point():
         return torch.lerp(cosines, harder(cosines), targets.to(cosines))
     at = targets.long().clamp(min=0)[..., None]  # -100 is masked
+    at = at.expand(*cosines.shape[:-1], 1)
     return cosines.scatter(-1, at, harder(cosines.gather(-1, at)))
 
 
 class MarginHead(Method):
-    """What the margin heads share: which layer is the head, and where the margin acts."""
+    """What the margin heads share: which layer is the head, and where the margin acts.
+
+    Of a model that ends in `Members` each member has its head, and learns with the margin; their
+    joint answer is made of what they give with it.
+    """
 
     scale: float
     at: str | None
 
     layer: ClassVar[Layer] = Layer.OBJECTIVE
-    owns: ClassVar[frozenset[Resource]] = frozenset({Resource.LAST_LAYER})
+    owns: ClassVar[frozenset[Resource]] = frozenset({Resource.HARD_TARGETS, Resource.LAST_LAYER})
     neutral: ClassVar[str] = "it makes the last layer a cosine head, also without a margin"
 
     def __post_init__(self) -> None:
-        self._head, self._agrees = "", False
+        self._heads: tuple[str, ...] = ()
+        self._group: tuple[str, Members] | None = None
+        self._agrees = False
 
     @abstractmethod
     def harder(self, run: Training, cosines: Tensor) -> Tensor:
         """What is learned in place of a target's cosine."""
 
+    # the moments -----------------------------------------------------------------------------
     def build(self, run: Training) -> None:
         kind = run.objective.family.name
         if kind not in ("categorical", "tokens"):
@@ -81,45 +92,53 @@ class MarginHead(Method):
                 self.key, f"objective '{kind}' has no one class to which an angle could be kept "
                 "small. Leave it out, or use objective 'categorical' or 'tokens'."
             )  # fmt: skip
-        self._head = self._found(run)
         self._agrees = False
-        cosine.make_ready(run.module.get_submodule(self._head))
+        head = self._found(run)
+        self._group, self._heads = _of_members(run.module, head)
+        for name in self._heads:
+            cosine.make_ready(run.module.get_submodule(name))
+        if self._group is not None:
+            members.prepare(self._group[1])
+
+    def gradients(self, run: Training, window: Window, inner: InnerWindow) -> None:
+        """Whoever asks the model, before its forward too (attacks, teachers), meets the head."""
+        with self._standing(run):
+            inner(window)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
-        run.hold(self, self._standing(run))
-        forward = inner(batch) if self._agrees else self._first(run, batch, inner)
-        if forward.batch.targets is None:
+        forward, outputs_K = self._heard(run, batch, inner)
+        targets = forward.batch.targets
+        if targets is None:
             return forward
 
-        def harder(cosines: Tensor) -> Tensor:
-            return self.harder(run, cosines)
+        def move(output: Tensor) -> Tensor:
+            cosines = modes.wide(output) / self.scale
+            return self.scale * with_margin(cosines, targets, lambda c: self.harder(run, c))
 
-        cosines = forward.output.float() if _half(forward.output) else forward.output
-        moved = with_margin(cosines / self.scale, forward.batch.targets, harder)
-        return run.objective.moved(forward, self.scale * moved)
+        if self._group is None:
+            return run.objective.moved(forward, move)
+        _, group = self._group
+        return run.objective.moved(forward, move, group.joint.forward(move(outputs_K)))
 
     def evaluating(self, run: Training) -> AbstractContextManager[None]:
         return self._standing(run)
 
     def _standing(self, run: Training) -> AbstractContextManager[None]:
-        return cosine.applied(run.module, {self._head: self.scale})
+        return cosine.applied(run.module, dict.fromkeys(self._heads, self.scale))
 
     # the layer -------------------------------------------------------------------------------
     def _found(self, run: Training) -> str:
         """The name of the layer `at`, or of the last linear one with an output for each class."""
-        linear = {
-            name: module for name, module in run.module.named_modules()
-            if isinstance(module, nn.Linear)
-        }  # fmt: skip
+        linear = _linear(run.module)
         if self.at is not None:
             if self.at not in linear:
                 raise InputError(
                     f"{self.key}: the model has no linear layer at={self.at!r}; it has "
                     f"{_listed(linear)}. Name the one that gives the logits."
                 )
-            return str(self.at)
+            return self.at
         width = self._width(run) if linear else None
-        fit: list[str] = [name for name, one in linear.items() if width in (None, one.out_features)]
+        fit = [name for name, one in linear.items() if width in (None, one.out_features)]
         if not fit:
             each = "each class" if width is None else f"each of its {width} classes"
             raise NotApplicable(
@@ -135,25 +154,51 @@ class MarginHead(Method):
             return None
         return run.objective.width(run, next(run.data(self.key)))
 
-    def _first(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
-        """The first forward shows whether the layer's output is what the model returns."""
-        with cosine.watched(run.module.get_submodule(self._head)) as seen:
+    def _heard(
+        self, run: Training, batch: Batch, inner: InnerForward
+    ) -> tuple[Forward, Tensor]:  # fmt: skip
+        """The forward, and what each of the heads gave, `(K, N, ...)`."""
+        with ExitStack() as stack:
+            seen = [] if self._agrees else [
+                stack.enter_context(cosine.watched(run.module.get_submodule(name)))
+                for name in self._heads
+            ]  # fmt: skip
+            name, heard = self._group and self._group[0], []
+            if name is not None:
+                heard = stack.enter_context(members.hearing(run.module, name))
             forward = inner(batch)
-        output = forward.output.detach()
+        outputs_K = forward.output[None]
+        if name is not None:
+            outputs_K = members.outputs(heard, forward.output, self.key)
+        for given, output in zip(seen, outputs_K, strict=not self._agrees):
+            self._check(run, given, output.detach())
+        self._agrees = True
+        return forward, outputs_K
+
+    def _check(self, run: Training, given: list[Tensor], output: Tensor) -> None:
+        """The first forward shows whether the layer's output is what the model returns."""
         if not any(one.shape == output.shape and torch.equal(one.to(output), output)
-                   for one in seen):  # fmt: skip
-            linear = {n: m for n, m in run.module.named_modules() if isinstance(m, nn.Linear)}
+                   for one in given):  # fmt: skip
             raise InputError(
                 f"{self.key}: what the model returns, {tuple(output.shape)}, is not what its layer "
-                f"{self._head!r} gives. Name with at= the layer whose output are the logits; there "
-                f"are {_listed(linear)}."
+                f"{self._heads[-1]!r} gives. Name with at= the layer whose output are the logits; "
+                f"there are {_listed(_linear(run.module))}."
             )
-        self._agrees = True
-        return forward
 
 
-def _half(tensor: Tensor) -> bool:
-    return tensor.dtype in (torch.float16, torch.bfloat16)
+def _of_members(model: nn.Module, head: str) -> tuple[tuple[str, Members] | None, tuple[str, ...]]:
+    """The members that a layer is of, if it is, and the layers of that name in all of them."""
+    for name, group in model.named_modules():
+        inside = f"{name}.members." if name else "members."
+        if isinstance(group, Members) and head.startswith(inside):
+            _, _, rest = head.removeprefix(inside).partition(".")
+            each = (f"{inside}{at}.{rest}".rstrip(".") for at in range(len(group.members)))
+            return (name, group), tuple(each)
+    return None, (head,)
+
+
+def _linear(model: nn.Module) -> dict[str, nn.Linear]:
+    return {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear)}
 
 
 def _listed(linear: dict[str, nn.Linear]) -> str:

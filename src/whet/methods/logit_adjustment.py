@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from whet import frequencies
+from whet import frequencies, modes
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
@@ -104,9 +103,12 @@ class LogitAdjustment(Method):
         forward = inner(batch)
         if self.tau == 0.0 or forward.batch.targets is None:
             return forward
-        z = forward.learned
-        z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
-        return run.objective.moved(forward, z + self._shift(run, z))
+
+        def adjusted(z: Tensor) -> Tensor:
+            z = modes.wide(z)
+            return z + self._shift(run, z)
+
+        return run.objective.moved(forward, adjusted)
 
     def _shift(self, run: Training, z: Tensor) -> Tensor:
         """`tau * log pi`, made at the first forward, which tells the number of classes."""

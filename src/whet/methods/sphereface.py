@@ -39,10 +39,11 @@ class SphereFace(MarginHead):
 
     The last linear layer becomes the head: its weights stay its own and are normalised in each
     forward, in single precision; its bias is left out. What is judged is $s \cos\theta$, without a
-    margin, and so is the output that R-Drop, a teacher or FixMatch sees. Soft targets (mixup,
-    smoothing) have the margin in their shares. By itself, outside of `evaluating` and of the
-    predictor, the model computes what it did before; `whet.cosine.applied(model, {name: scale})`
-    makes it a head there.
+    margin, and so is the output that R-Drop, a teacher or FixMatch sees. Soft targets of the data
+    have the margin in their shares; what makes targets soft (mixup, smoothing) does not go beside
+    it. Of `Members` each has a head and learns with the margin. By itself, outside of `evaluating`
+    and of the predictor, the model computes what it did before; `whet.cosine.applied(model, {name:
+    scale})` makes it a head there.
 
     Args:
         margin: m, a whole number from 1; 1 is none.

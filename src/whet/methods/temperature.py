@@ -92,7 +92,7 @@ class Temperature(Method):
         forward = inner(batch)
         if self.temperature == 1.0 or forward.batch.targets is None:
             return forward
-        return run.objective.moved(forward, tempered(forward.learned, self.temperature))
+        return run.objective.moved(forward, lambda z: tempered(z, self.temperature))
 
     def predictor(self, run: Training, inner: Callable[[], Predictor]) -> Predictor:
         plain = self.judged == "plain" or self.temperature == 1.0
