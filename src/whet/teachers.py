@@ -55,20 +55,6 @@ def _check_apart(run: Training, who: str, teacher: nn.Module) -> None:
         )
 
 
-def device_of(name: str | None, who: str) -> torch.device | None:
-    """The device that a setting names; None where it names none.
-
-    Raises:
-        InputError: torch knows no such device.
-    """
-    try:
-        return None if name is None else torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(
-            f"{who}: device is {name!r}; it must be one of torch's, such as 'cpu' or 'cuda:1'."
-        ) from error
-
-
 def place(teachers: Sequence[Any], device: torch.device) -> None:
     """Move the teachers that are modules to a device."""
     for teacher in teachers:
