@@ -19,6 +19,7 @@ from whet.training import Training
 def log_prior(counts: Tensor, total: float | None = None) -> Tensor:
     """`log pi` of classes with these counts; with a `total`, the log odds of each label.
 
+    >>> import torch
     >>> log_prior(torch.tensor([3.0, 1.0]))
     tensor([-0.2877, -1.3863])
     """
@@ -59,6 +60,7 @@ class LogitAdjustment(Method):
 
     Paper: Menon et al. 2021, arXiv:2007.07314.
 
+    >>> import torch
     >>> logits, labels = torch.zeros(2, 2), torch.tensor([0, 1])
     >>> prior = log_prior(torch.tensor([90.0, 10.0]))
     >>> loss = torch.nn.functional.cross_entropy(logits + 1.0 * prior, labels)
