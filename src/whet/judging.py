@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whet import modes, nesting, objectives
 from whet.method import Method
@@ -14,6 +14,8 @@ from whet.predict import LivePredictor, ModelPredictor, Predictor
 from whet.training import Training
 
 if TYPE_CHECKING:
+    from whet.run import Run
+    from whet.stage import Stage
     from whet.task import Task
 
 
@@ -46,6 +48,15 @@ def can_judge(task: Task, objective: Objective) -> bool:
     here = objective.family.name
     same = here == objectives.make(task.objective).family.name
     return task.select is not None and same and here != "embedding"
+
+
+def resources(run: Run, stage: Stage) -> dict[str, Any]:
+    """What the task gives methods, and its select part, where the stage learns its targets."""
+    task = run.task
+    objective = objectives.make(task.objective if stage.objective is None else stage.objective)
+    judges = can_judge(task, objective)
+    held = {"select": lambda: run.batches("select")} if judges else {}
+    return {**held, **task.resources}
 
 
 def _end(run: Training) -> None:
