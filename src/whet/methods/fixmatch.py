@@ -128,11 +128,11 @@ class FixMatch(Method):
     neutral: ClassVar[dict[str, Any]] = {"mu": 0}
     card: ClassVar[Card] = Card(
         title="FixMatch", paper="arXiv:2001.07685", cost="1 + 2 mu times the rows", tier=1,
-        phase="late training", data="unlabelled rows, weak and strong views",
+        phase="to be compared: start, whole, end", data="unlabelled rows, weak and strong views",
         avoid_when="the model is rarely sure or often wrong; compare with control=True",
         zh={
             "title": "半监督学习（FixMatch）", "cost": "每步样本数变为原来的 1 + 2μ 倍",
-            "phase": "训练后期", "data": "无标签样本，以及弱增强和强增强视图",
+            "phase": "需自行比较：开头、全程、末尾", "data": "无标签样本，以及弱增强和强增强视图",
             "avoid_when": "模型很少有把握或经常出错；请与 control=True 对照",
         },
     )  # fmt: skip
@@ -152,7 +152,7 @@ class FixMatch(Method):
             raise NotApplicable(
                 self.key,
                 f"objective '{kind}' has no labels to be sure of, only 'categorical' and "
-                "'multi-label' have. Use a consistency method (R-Drop) on the unlabelled rows.",
+                "'multi-label' have. `vat` learns from unlabelled rows without labels to be sure of.",
             )
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
