@@ -274,7 +274,7 @@ def test_tensor_inputs_and_rows_without_targets() -> None:
 
 # errors --------------------------------------------------------------------------------------
 def test_does_not_apply_to_reals() -> None:
-    with pytest.raises(NotApplicable, match=r"no labels to be sure of.*R-Drop"):
+    with pytest.raises(NotApplicable, match=r"no labels to be sure of.*vat"):
         Stack(nn.Linear(4, 1), "real", [FixMatch()], resources=resources())
 
 

@@ -152,7 +152,7 @@ class FixMatch(Method):
             raise NotApplicable(
                 self.key,
                 f"objective '{kind}' has no labels to be sure of, only 'categorical' and "
-                "'multi-label' have. `vat` learns from unlabelled rows without labels to be sure of.",
+                "'multi-label' have. `vat` learns from unlabelled rows of any kind.",
             )
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
