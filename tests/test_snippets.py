@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import whet
+from tests.methods.traps import trap
 from whet.methods import catalogue
 from whet.study.chinese import term
 
@@ -220,3 +221,8 @@ def test_what_the_readme_says_of_the_last_window(
     library: Callable[[Path], Shares], first: float, last: float, tmp_path: Path
 ) -> None:
     assert library(tmp_path) == pytest.approx([first] * 8 + [last] * 2)
+
+
+@trap(right=whets, wrong=accelerates)
+def test_the_last_window_weighs_as_any_other(library: Callable[[Path], Shares]) -> None:
+    assert sum(library(Path())) == pytest.approx(1.0)
