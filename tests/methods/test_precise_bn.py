@@ -118,6 +118,43 @@ def test_trap_a_negative_variance_in_single_precision(kind: Any) -> None:
     np.testing.assert_allclose(moments.variance.numpy(), values.double().numpy().var(0), rtol=1e-3)
 
 
+class OnePartEach:
+    """A world of two processes, each of which has seen its own rows."""
+
+    def __init__(self, other: PooledMoments) -> None:
+        self.other = other
+
+    def each(self, here: Tensor) -> list[Tensor]:
+        rows, mean, squares = self.other.count, self.other.mean, self.other._squares
+        return [here, torch.cat([here.new_tensor([rows]), mean, squares])]
+
+
+class Reduced(PooledMoments):
+    """all_reduce(mean, AVG) and all_reduce(variance, AVG)."""
+
+    def pooled(self, world: Any, channels: int) -> PooledMoments:
+        here = torch.cat([torch.tensor([self.count]), self.mean, self._squares])
+        parts = world.each(here)
+        means = [one[1 : 1 + channels] for one in parts]
+        variances = [one[1 + channels :] / one[0] for one in parts]
+        whole = PooledMoments()
+        whole.merge(1, sum(means) / 2, sum(variances) / 2)
+        return whole
+
+
+@trap(right=PooledMoments, wrong=Reduced)
+def test_trap_processes_with_other_rows_are_averaged(kind: Any) -> None:
+    *first, last = ordered()
+    here, there = kind(), kind()
+    for batch in first:
+        here.update(batch)
+    there.update(last)
+    whole = here.pooled(OnePartEach(there), 3)
+    rows = torch.cat(ordered()).double().numpy()
+    np.testing.assert_allclose(whole.mean.numpy(), rows.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(whole.variance.numpy(), rows.var(0), rtol=1e-9)
+
+
 def test_fvcore_far_from_zero_and_without_batches() -> None:
     """As it was recorded: a negative variance, and zeros."""
     norm, batches = nn.BatchNorm1d(8), far_from_zero()
