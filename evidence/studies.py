@@ -26,6 +26,7 @@ SEEDS = 5
 EVERY = ["--seeds", str(SEEDS), "--tune-baseline", "5", "--jobs", "2"]
 PARTS = ["--when", "start,whole,end", "--methods"]
 TEMPERATURES = "distillation:temperature=1|2|5|10"
+FEW_ROWS = ["--data", "0.01,0.1,1", "--methods", "cosface:scale=16:margin=0|0.35"]
 COMMANDS = {
     "mammography": [*EVERY, "--margin", "0.01", "--equal-time"],
     "adult": [*EVERY, "--margin", "0.002", "--equal-time"],
@@ -38,13 +39,20 @@ COMMANDS = {
     "small_student": [*EVERY, "--margin", "0.005", "--methods", TEMPERATURES],
     "ag_news_adversarial": [*EVERY, "--margin", "0.005", *PARTS, "fgm,pgd,random_noise"],
     "intents_adversarial": [*EVERY, "--margin", "0.005", *PARTS, "fgm,pgd,random_noise"],
+    "fashion_mnist_margins": [*EVERY, "--margin", "0.005", *FEW_ROWS],
+    "intents_margins": [*EVERY, "--margin", "0.005", *FEW_ROWS],
     "few_labels": [*EVERY, "--margin", "0.005", *PARTS, "fixmatch:mu=2,fixmatch:mu=2:control=true"],
 }
 
 
+def task_of(name: str) -> str:
+    """The task that a study is of, where several studies are of one."""
+    return name.removesuffix("_adversarial").removesuffix("_margins")
+
+
 def run(name: str) -> None:
     """Conduct a study, or what is missing of it, and keep its results."""
-    task = Path("evidence") / "tasks" / f"{name.removesuffix('_adversarial')}.py"
+    task = Path("evidence") / "tasks" / f"{task_of(name)}.py"
     program = [sys.executable, "-c", "from whet.cli import main; main()"]
     subprocess.run(  # noqa: S603 - this project's own program
         [*program, "study", str(task), *COMMANDS[name], "--out", f"whet-studies/{name}"],

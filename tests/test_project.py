@@ -18,6 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 MAY_BE_LONG: set[str] = set()  # paths under src of files that are one thing and over 300 lines
+TRAPS = ROOT / "docs" / "traps.md"
+TRAP = re.compile(r"^ *@trap\(|= trap\(", re.MULTILINE)  # a test with its wrong variant
 SAYS_NOTHING = re.compile(r"(utils?|commons?|base|managers?|helpers?)")
 
 
@@ -94,3 +96,26 @@ def test_the_wheel_holds_all_that_the_package_reads(tmp_path: Path) -> None:
     assert held == {line.removeprefix("src/") for line in tracked.stdout.split()}
     kinds = {"csv.gz", "jsonl.gz", "css", "jinja", "txt", "md", "typed"}
     assert all(any(name.endswith(f".{kind}") for name in held) for kind in kinds)
+
+
+def files_named(text: str) -> set[str]:
+    return set(re.findall(r"tests/[\w/]*test_\w+\.py", text))
+
+
+def test_every_trap_is_told() -> None:
+    holding = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")
+        if TRAP.search(path.read_text(encoding="utf-8"))
+    }  # fmt: skip
+    assert holding - files_named(TRAPS.read_text(encoding="utf-8")) == set()
+
+
+def test_what_is_told_of_a_trap_is_tested() -> None:
+    """By a test with a wrong variant in the file that is named, or by the code beside it."""
+    stories = re.split(r"\n(?=\*\*|\| |## )", TRAPS.read_text(encoding="utf-8"))
+    for story in stories:
+        for name in files_named(story):
+            test = ROOT / name
+            assert test.exists(), f"docs/traps.md names {name}, which is not there"
+            holds = TRAP.search(test.read_text(encoding="utf-8"))
+            assert holds or "```python" in story, f"docs/traps.md: nothing in {name} tests: {story}"

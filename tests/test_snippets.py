@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import whet
+from tests.methods.traps import trap
 from whet.methods import catalogue
 from whet.study.chinese import term
 
@@ -181,6 +182,23 @@ def transformers_(folder: Path) -> Shares:
     return optimizer.shares
 
 
+def accelerates(folder: Path) -> Shares:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    layer = zeros()
+    optimizer = Seen(layer.parameters(), lr=0.1)
+    model, outer, batches = accelerator.prepare(layer, optimizer, loader())
+    for x, y in batches:
+        with accelerator.accumulate(model):
+            accelerator.backward(F.cross_entropy(model(x), y))
+            outer.step()
+            outer.zero_grad()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return optimizer.shares
+
+
 def whets(folder: Path) -> Shares:
     layer = zeros()
     optimizer = Seen(layer.parameters(), lr=0.1)
@@ -194,9 +212,17 @@ def whets(folder: Path) -> Shares:
 @pytest.mark.filterwarnings("ignore")  # theirs, about workers and logging
 @pytest.mark.parametrize(
     ("library", "first", "last"),
-    [(lightnings, 1 / 32, 1 / 8), (transformers_, 1 / 16, 1 / 4), (whets, 1 / 10, 1 / 10)],
-)
+    [
+        (lightnings, 1 / 32, 1 / 8), (accelerates, 1 / 32, 1 / 8),
+        (transformers_, 1 / 16, 1 / 4), (whets, 1 / 10, 1 / 10),
+    ],
+)  # fmt: skip
 def test_what_the_readme_says_of_the_last_window(
     library: Callable[[Path], Shares], first: float, last: float, tmp_path: Path
 ) -> None:
     assert library(tmp_path) == pytest.approx([first] * 8 + [last] * 2)
+
+
+@trap(right=whets, wrong=accelerates)
+def test_the_last_window_weighs_as_any_other(library: Callable[[Path], Shares]) -> None:
+    assert sum(library(Path())) == pytest.approx(1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
 
 from tests.contract import fixture
 from tests.hosts import alike
+from tests.methods.traps import trap
 from whet.batch import Batch
 from whet.errors import CheckpointError, Clash, InputError, NotApplicable
 from whet.hosts.transformers import WhetTrainer
@@ -83,32 +85,47 @@ def test_a_window_is_one_batch(accepts: bool, tmp_path: Path) -> None:
     assert WhetTrainer.loss_is_scaled_for_ga is True
 
 
-@pytest.mark.parametrize(("window", "times"), [(1, 1), (4, 4)])
-def test_without_methods_it_is_the_hosts_own_training(
-    window: int, times: int, tmp_path: Path
-) -> None:
-    def own(accepts: bool) -> tuple[float, dict[str, Tensor]]:
-        args = alike.arguments(
-            tmp_path, per_device_train_batch_size=4, num_train_epochs=1,
-            train_sampling_strategy="sequential", gradient_accumulation_steps=window,
-        )  # fmt: skip
-        model = bert(dropout=0.0)
-        host = Trainer(
-            model, args, train_dataset=texts(),
-            optimizer_cls_and_kwargs=(torch.optim.SGD, dict(alike.SGD)),
-        )  # fmt: skip
-        host.model_accepts_loss_kwargs = accepts
-        return host.train().training_loss, fixture.weights(model)
+def hosts_own(folder: Path, window: int, divides: bool | None = None) -> Trainer:
+    """Trained by Trainer itself, which believes that BERT divides, as it takes any keyword."""
+    args = alike.arguments(
+        folder, per_device_train_batch_size=4, num_train_epochs=1,
+        train_sampling_strategy="sequential", gradient_accumulation_steps=window,
+    )  # fmt: skip
+    host = Trainer(
+        bert(dropout=0.0), args, train_dataset=texts(),
+        optimizer_cls_and_kwargs=(torch.optim.SGD, dict(alike.SGD)),
+    )  # fmt: skip
+    if divides is not None:
+        host.model_accepts_loss_kwargs = divides
+    host.train()
+    return host
 
-    mine = train(tmp_path, bert(dropout=0.0), num_train_epochs=1,
-                 gradient_accumulation_steps=window)  # fmt: skip
-    loss = mine.train().training_loss
-    right, weights = own(accepts=False)
-    assert loss == pytest.approx(right, rel=1e-5)
-    assert fixture.close(fixture.weights(mine.model), weights)
-    # what Trainer does by itself: BERT takes any keyword, so it believes that BERT has divided
-    wrong, _ = own(accepts=True)
-    assert wrong == pytest.approx(times * right, rel=0.05)
+
+def whets(folder: Path, window: int) -> WhetTrainer:
+    host = train(
+        folder, bert(dropout=0.0), num_train_epochs=1, gradient_accumulation_steps=window
+    )  # fmt: skip
+    host.train()
+    return host
+
+
+def loss_of(host: Trainer) -> float:
+    return next(row["train_loss"] for row in host.state.log_history if "train_loss" in row)
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_without_methods_it_is_the_hosts_own_training(window: int, tmp_path: Path) -> None:
+    mine, right = whets(tmp_path, window), hosts_own(tmp_path, window, divides=False)
+    assert loss_of(mine) == pytest.approx(loss_of(right), rel=1e-5)
+    assert fixture.close(fixture.weights(mine.model), fixture.weights(right.model))
+
+
+@trap(right=whets, wrong=hosts_own)
+def test_a_window_of_four_weighs_as_one(trained: Any) -> None:
+    """Trainer by itself: four times the loss, and the gradient."""
+    with tempfile.TemporaryDirectory() as folder:
+        losses = [loss_of(trained(Path(folder), window)) for window in (1, 4)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 def test_a_language_models_labels_stand_one_place_on(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tests.contract.case import Case
 from tests.contract.fixture import data, equal, make_model, make_stack, weights
+from tests.methods.record_libraries import recorded
 from tests.methods.traps import trap
 from whet import seeding
 from whet.batch import Batch
@@ -102,17 +103,23 @@ def test_the_boxs_area_before_clipping_is_one_less_lambda(share: float) -> None:
     assert max(sizes) == (rows, columns)
 
 
-def test_equals_timms_box_where_sides_are_even() -> None:
-    """timm's rand_bbox: cut = int(side * sqrt(1 - lam)); clip(c - cut // 2), clip(c + cut // 2)."""
-    share = 0.75  # sides 10 and 16 of 20 and 32
-    for seed in range(50):
-        draws, centres = random.Random(seed), random.Random(seed)
-        box = draw_box(20, 32, share, draws)
-        cy, cx = centres.randrange(20), centres.randrange(32)
-        theirs = [*np.clip([cy - 5, cy + 5], 0, 20), *np.clip([cx - 8, cx + 8], 0, 32)]
-        assert list(box) == theirs
-        lam = 1 - (theirs[1] - theirs[0]) * (theirs[3] - theirs[2]) / (20 * 32)
-        assert box.kept(20, 32) == pytest.approx(lam)
+class Centred(random.Random):
+    """Draws these, in the place of a centre."""
+
+    def __init__(self, *values: int) -> None:
+        super().__init__(0)
+        self.values = list(values)
+
+    def randrange(self, *args: Any, **kwargs: Any) -> int:
+        return self.values.pop(0)
+
+
+def test_equals_timms_boxes_and_shares() -> None:
+    """As they were recorded for given centres, with odd sides and cut by the image's edges."""
+    for share, y, x, top, bottom, left, right, kept in recorded("timm")["cutmix"]:
+        box = draw_box(11, 13, share, Centred(y, x))
+        assert list(box) == [top, bottom, left, right]
+        assert box.kept(11, 13) == pytest.approx(kept)
 
 
 def test_the_centre_is_uniform() -> None:

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tests.contract.case import Case
 from tests.contract.fixture import close, data, equal, make_model, make_run, make_stack, weights
+from tests.methods.record_libraries import numbers, recorded
 from tests.methods.traps import trap
 from whet import seeding
 from whet.batch import Batch
@@ -113,16 +114,18 @@ def test_equals_ema_pytorch() -> None:
     assert all(torch.allclose(found[n], theirs[n], atol=1e-6) for n in PARAMETERS)
 
 
-def test_equals_timms_formula() -> None:
-    """ModelEmaV3: decay max(min_decay, min(decay, 1-(1+step/gamma)^-power)), then lerp."""
-    points = path(5)
-    shadow = {name: tensor.clone() for name, tensor in points[0].items()}
-    for step, point in enumerate(points[1:], 1):
-        d = max(0.0, min(0.9999, 1 - (1 + step / 1.0) ** -(2 / 3)))
-        for name in PARAMETERS:
-            shadow[name].lerp_(point[name], weight=1 - d)
-    found = averaged(EMA(decay=0.9999, warmup="power"), points)
-    assert all(torch.equal(found[n], shadow[n]) for n in PARAMETERS)
+@pytest.mark.parametrize(("warmup", "decay"), [("none", 0.9), ("power", 0.9999)])
+def test_equals_timm(warmup: str, decay: float) -> None:
+    """ModelEmaV3, as it was recorded."""
+    model, ema = nn.Linear(3, 2, bias=False).double(), EMA(decay, warmup=warmup)
+    model.weight.data = numbers(2, 3)
+    ema.begin(model)
+    for step in range(1, 6):
+        model.weight.data = numbers(2, 3, offset=step)
+        ema.update(model)
+    with ema.average(model):
+        found = model.weight.flatten().tolist()
+    assert found == pytest.approx(recorded("timm")[f"ema_{warmup}"], abs=1e-12)
 
 
 def test_equals_the_weighted_sum_of_gradients() -> None:
@@ -187,6 +190,12 @@ def test_counts_updates_not_micro_batches(kind: type[EMA]) -> None:
     for at in range(0, 6, 2):
         stack.step(BATCHES[at : at + 2])
     assert stack.state_dict()["states"]["ema"]["updates"] == 3
+
+
+def test_mmengines_average_counts_micro_batches() -> None:
+    """EMAHook in 8 micro-batches of which 4 make a step, as it was recorded."""
+    found = recorded("mmengine")
+    assert (found["steps"], found["updates"]) == (2, 8)
 
 
 class AfterEveryStep(EMA):
@@ -353,12 +362,21 @@ def test_the_counter_lives_through_a_resume(kind: type[EMA]) -> None:
         assert equal(weights(through.run.module), weights(second.run.module))
 
 
-def test_the_update_is_a_few_kernels_for_all_parameters() -> None:
+class InALoop(EMA):
+    """`for s, p in zip(shadow, model.parameters()): s.mul_(d).add_(p, alpha=1 - d)`."""
+
+    def update(self, model: nn.Module) -> None:
+        for shadow, source in zip(self._shadows[0], self._sources, strict=True):
+            shadow.mul_(0.9).add_(source.detach(), alpha=0.1)
+
+
+@trap(right=EMA, wrong=InALoop)
+def test_the_update_is_a_few_kernels_for_all_parameters(kind: type[EMA]) -> None:
     """Not one per parameter: the count does not grow with the number of parameters."""
 
     def kernels(layers: int) -> int:
         model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(layers)))
-        ema = EMA(decay=0.9)
+        ema = kind(decay=0.9)
         ema.begin(model)
         with torch.profiler.profile() as profile:
             ema.update(model)

@@ -23,7 +23,9 @@ from tests.contract.fixture import (
     weights,
 )
 from tests.methods import pictures as pictured
+from tests.methods import record_torchattacks
 from tests.methods.pictures import IMAGES, drawn, learned, pictures
+from tests.methods.record_libraries import recorded
 from tests.methods.traps import trap
 from whet import seeding
 from whet.attack import CatastrophicOverfitting, attack_pass
@@ -53,7 +55,7 @@ def small(**changes: Any) -> FastFGSM:
 def by_hand(
     model: nn.Module, x: Tensor, y: Tensor, epsilon: float, alpha: float, noise: Tensor
 ) -> Tensor:
-    """torchattacks' FFGSM, line by line, for images in [0, 1]."""
+    """FFGSM for images in [0, 1]."""
     adversarial = torch.clamp(x + epsilon * noise, min=0, max=1).detach()
     adversarial.requires_grad = True
     cost = F.cross_entropy(model(adversarial), y)
@@ -61,6 +63,18 @@ def by_hand(
     adversarial = adversarial.detach() + alpha * gradient.sign()
     delta = torch.clamp(adversarial - x, min=-epsilon, max=epsilon)
     return torch.clamp(x + delta, min=0, max=1).detach()
+
+
+def test_the_hand_written_loop_is_torchattacks() -> None:
+    """FFGSM from the noise that it drew, as it was recorded."""
+    model, (x, y) = record_torchattacks.Small(), record_torchattacks.images()
+    noise, expected = (
+        torch.tensor(recorded("torchattacks")[name], dtype=torch.float64).view(x.shape)
+        for name in ("noise", "moved")
+    )
+    found = by_hand(model, x, y, 0.1, 0.125, noise / 0.1)
+    assert (found - expected).abs().max() < 1e-12
+    assert (found - x).abs().max() > 0.09
 
 
 @pytest.mark.parametrize("step", [0.0, 0.5, 1.0, 1.25, 3.0])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tests.contract.case import Case
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
+from tests.methods.record_libraries import OfVectors, numbers, recorded
 from tests.methods.traps import trap
 from whet import modes, seeding
 from whet.batch import Batch
@@ -118,36 +119,56 @@ def test_a_name_that_matches_nothing_is_an_error(begin: Callable[[Net], Any]) ->
     assert with_error
 
 
-class Infinite(nn.Module):
-    """Its table's gradient is infinite in the first pass only."""
+class Spoiled(nn.Module):
+    """Its table's gradient is multiplied in the first pass only."""
 
-    def __init__(self) -> None:
+    def __init__(self, factor: float) -> None:
         super().__init__()
-        self.embed, self.seen = nn.Embedding(4, 2), []
+        self.embed, self.seen, self.factor = nn.Embedding(4, 2), [], factor
 
     def forward(self, ids: Tensor) -> Tensor:
         self.seen.append(self.embed.weight.detach().clone())
         out = self.embed(ids)
         if len(self.seen) == 1:
             out = out.clone()  # a node of its own, whose gradient is spoiled
-            out.register_hook(lambda g: g * float("inf"))
+            out.register_hook(lambda g: g * self.factor)
         return out
 
 
-@trap(right=FGM, wrong=Snippet)
-def test_an_infinite_gradient_moves_nothing(kind: Any) -> None:
-    model = Infinite()
+def seen_by(kind: Any, factor: float) -> list[Tensor]:
+    """The table in both passes."""
+    model = Spoiled(factor)
     ids, labels = torch.tensor([1, 2]), torch.tensor([0, 1])
     F.cross_entropy(model(ids), labels).backward()
     if kind is FGM:
         with FGM().attack(model):
             model(ids)
     else:
-        snippet = Snippet(model)
+        snippet = kind(model)
         snippet.attack()
         model(ids)
         snippet.restore()
-    assert torch.equal(model.seen[0], model.seen[1])
+    return model.seen
+
+
+@trap(right=FGM, wrong=Snippet)
+def test_an_infinite_gradient_moves_nothing(kind: Any) -> None:
+    assert torch.equal(*seen_by(kind, float("inf")))
+
+
+class Unchecked(Snippet):
+    """Divides by whatever the norm is."""
+
+    def attack(self, epsilon: float = 1.0) -> None:
+        for name, param in self.model.named_parameters():
+            self.backup[name] = param.data.clone()
+            param.data.add_(epsilon * param.grad / torch.norm(param.grad))
+
+
+@trap(right=FGM, wrong=Unchecked)
+def test_a_norm_of_zero_or_nan_moves_nothing(kind: Any) -> None:
+    for factor in (0.0, float("nan")):
+        assert torch.equal(*seen_by(kind, factor))
 
 
 def test_a_zero_gradient_moves_nothing_and_still_makes_the_second_pass() -> None:
@@ -234,11 +255,22 @@ def test_tables_without_gradient_are_skipped_and_reported(attack: Any) -> None:
     assert moved == {"words.weight"}  # positions are excluded
 
 
-def test_all_frozen_points_to_the_scope_that_works() -> None:
-    model = make_model()
+def snippet_on_frozen(model: Net) -> None:
+    snippet = Snippet(model)
+    loss_of(model, PARTS[0], 6).backward()
+    snippet.attack()
+    snippet.restore()
+
+
+@trap(right=lambda model: Stack(model, methods=[FGM()]), wrong=snippet_on_frozen)
+def test_all_frozen_points_to_the_scope_that_works(begin: Callable[[Net], Any]) -> None:
+    model, said = make_model(), ""
     model.embed.weight.requires_grad_(False)
-    with pytest.raises(NotApplicable, match="scope='output'"):
-        Stack(model, methods=[FGM()])
+    try:
+        begin(model)
+    except NotApplicable as error:
+        said = str(error)
+    assert "scope='output'" in said, "nothing was attacked, in silence"
 
 
 # what an embedding returns ------------------------------------------------------------------------
@@ -268,6 +300,22 @@ def test_oracle_of_the_output_scopes_to_the_bit(scope: str, frozen: bool) -> Non
     found = by_stack(FGM(0.7, scope=scope), PARTS[:1], model)
     assert ("embed.weight" in found) != frozen
     assert equal(found, by_hand(scope, 0.7, frozen))
+
+
+def test_oracle_of_single_examples_is_cleverhans() -> None:
+    """fast_gradient_method with norm 2 on the word vectors, as it was recorded."""
+    model = nn.Sequential(nn.Embedding(20, 3), OfVectors())
+    model[0].weight.data = numbers(20, 3).float()
+    seen: list[Tensor] = []
+    model[1].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    fgm, ids, y = FGM(0.5, scope="example"), torch.arange(20).view(5, 4), [0, 1, 0, 1, 1]
+    with fgm.watch(model):
+        F.cross_entropy(model(ids), torch.tensor(y)).backward()
+        with fgm.attack(model):
+            model(ids)
+    expected = torch.tensor(recorded("cleverhans")["moved"]).view(5, 4, 3)
+    assert torch.allclose(seen[1], expected, atol=1e-6)
+    assert (seen[1] - seen[0]).flatten(1).norm(dim=1).tolist() == pytest.approx([0.5] * 5)
 
 
 def test_per_example_attacks_accumulate() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tests.contract.case import Case
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
+from tests.methods.record_libraries import numbers, recorded
 from tests.methods.traps import trap
 from whet import seeding
 from whet.batch import Batch
@@ -99,6 +100,16 @@ def test_oracle_of_labels_and_of_one_logit() -> None:
     for alpha in (None, 0.3):
         binary = focal_losses(one, hard, 2.0, alpha, LABELS)
         assert torch.allclose(binary, focal_losses(two, hard[:, 0].long(), 2.0, alpha))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_oracle_of_labels_is_fvcore(gamma: float, alpha: float | None) -> None:
+    """sigmoid_focal_loss, as it was recorded; alpha -1 is its word for none."""
+    z, t = 3 * numbers(6, 4).float(), (numbers(6, 4, offset=1) > 0).float()
+    each = recorded("fvcore")["focal"][f"{-1 if alpha is None else alpha} {gamma}"]
+    expected = torch.tensor(each).view(6, 4).mean(1)
+    assert torch.allclose(focal_losses(z, t, gamma, alpha, LABELS), expected, atol=1e-6)
 
 
 def test_gradient_is_the_formulas() -> None:
@@ -260,6 +271,14 @@ def weighed_probability(z: Tensor, y: Tensor, gamma: float, alpha: Tensor) -> Te
 def test_a_weight_scales_the_loss_and_leaves_p_alone(loss: Any) -> None:
     z, y = torch.zeros(1, 2), torch.tensor([0])
     assert loss(z, y, 2.0, (10.0, 1.0)).item() == pytest.approx(10 * 0.25 * math.log(2))
+
+
+def test_fastais_loss_under_a_weight() -> None:
+    """As it was recorded: 6.92, and not 1.73."""
+    z, y = torch.zeros(1, 2), torch.tensor([0])
+    theirs = recorded("fastai")["weighted"]
+    assert theirs == pytest.approx(weighed_probability(z, y, 2.0, (10.0, 1.0)).item())
+    assert theirs / focal_losses(z, y, 2.0, (10.0, 1.0)).item() == pytest.approx(4.0, abs=0.01)
 
 
 def by_difference(z: Tensor, y: Tensor, gamma: float) -> Tensor:

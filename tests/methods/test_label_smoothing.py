@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tests.contract.case import Case
 from tests.contract.fixture import data, equal, make_model, make_stack, weights
+from tests.methods.record_libraries import numbers, recorded
 from tests.methods.traps import trap
 from whet import seeding
 from whet.batch import Batch
@@ -54,6 +55,15 @@ def test_equals_torch(epsilon: float) -> None:
     assert torch.allclose(ours, theirs, atol=1e-6)
     for a, b in zip(*(torch.autograd.grad(x, logits) for x in (ours, theirs)), strict=True):
         assert torch.allclose(a, b, atol=1e-7)
+
+
+def test_equals_timm() -> None:
+    """LabelSmoothingCrossEntropy and SoftTargetCrossEntropy, as they were recorded."""
+    z, labels = 3 * numbers(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    found = F.cross_entropy(z, smooth(labels, 0.1, 4).double()).item()
+    assert found == pytest.approx(recorded("timm")["label_smoothing"], abs=1e-6)
+    losses = family("categorical").losses(z, numbers(6, 4, offset=1).softmax(1))
+    assert losses.mean().item() == pytest.approx(recorded("timm")["soft_targets"], abs=1e-6)
 
 
 def test_the_stack_trains_on_torchs_loss() -> None:

@@ -20,6 +20,7 @@ from tests.contract.fixture import (
     weights,
 )
 from tests.contract.test_singles import windows
+from tests.methods.record_libraries import recorded
 from tests.methods.traps import trap
 from whet.methods.lookahead import Lookahead
 from whet.run import Run
@@ -123,6 +124,26 @@ def test_trap_state_is_lost_on_resume(kind: Any) -> None:
     for window in windows()[3:6]:
         second.step(window)
     assert equal(weights(through.run.module), weights(second.run.module))
+
+
+def test_what_pytorch_optimizer_says_on_resume() -> None:
+    """3.9.0, as it was recorded, kept its state by object; the present version, by place."""
+    said = {"version": "3.9.0", "on_resume": "KeyError('slow_params')"}
+    assert recorded("pytorch_optimizer") == said
+
+    def made(value: float) -> tuple[nn.Parameter, Oracle]:
+        weight = nn.Parameter(torch.tensor([value]))
+        return weight, Oracle(torch.optim.SGD([weight], lr=1.0), k=4, alpha=0.5)
+
+    weight, optimizer = made(0.0)
+    for _ in range(3):
+        weight.grad = -torch.ones(1)
+        optimizer.step()
+    other, resumed = made(weight.item())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    other.grad = -torch.ones(1)
+    resumed.step()
+    assert other.item() == 2.0  # the fourth step: half of the way from 0 to 4
 
 
 class PerMicroBatch(Lookahead):

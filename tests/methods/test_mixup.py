@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tests.contract.case import Case
 from tests.contract.fixture import data, equal, make_model, make_stack, weights
+from tests.methods.record_libraries import numbers, recorded
 from tests.methods.traps import trap
 from whet import seeding
 from whet.batch import Batch
@@ -66,16 +67,13 @@ def test_formula() -> None:
     assert np.allclose(mixed[1], 0.3 * y + 0.7 * y[order], atol=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_equals_timm_given_lambda(share: float) -> None:
-    """timm's Mixup._mix_batch: x_flipped = x.flip(0).mul_(1 - lam); x.mul_(lam).add_(x_flipped)."""
-    x, y = FLAT.inputs, F.one_hot(FLAT.targets, 3).float()
-    theirs, labels = x.clone(), y.clone()
-    flipped, flipped_labels = theirs.flip(0).mul_(1.0 - share), labels.flip(0)
-    theirs.mul_(share).add_(flipped)
-    ours, ours_y = mixup(x, y, torch.arange(5, -1, -1), share)
-    assert torch.equal(ours, theirs)
-    assert torch.allclose(ours_y, labels * share + flipped_labels * (1.0 - share), atol=1e-7)
+def test_equals_timm_given_lambda() -> None:
+    """As it was recorded with lambda 0.3: partners from the end on, targets smoothed by 0.1."""
+    x, y = numbers(4, 3, 2, 2), smooth(torch.tensor([0, 1, 2, 1]), 0.1, 3)
+    inputs, targets = mixup(x, y, torch.arange(3, -1, -1), 0.3)
+    theirs, labels = recorded("timm")["mixup"]
+    assert inputs.flatten().tolist() == pytest.approx(theirs, abs=1e-15)
+    assert targets.flatten().tolist() == pytest.approx(labels, abs=1e-7)
 
 
 def test_the_method_draws_one_share_and_one_permutation() -> None:

@@ -24,6 +24,7 @@ from tests.contract.fixture import (
     resources,
     weights,
 )
+from tests.methods.record_libraries import numbers, recorded
 from tests.methods.traps import trap
 from whet import seeding
 from whet.batch import Batch
@@ -75,6 +76,30 @@ def test_loss_is_the_paper_s() -> None:
     labels = torch.zeros(7, dtype=torch.long)
     expected = F.cross_entropy(logits, labels, reduction="none")
     assert torch.allclose(info_nce(q, k, bank, 0.07), expected, atol=1e-5)
+
+
+def test_loss_and_queue_are_lightlys() -> None:
+    """NTXentLoss with a memory bank, as it was recorded, until its bank of 6 is full.
+
+    Of the second batch's four keys it then loses two, and begins the bank again.
+    """
+    given = recorded("lightly")
+    bank, at = F.normalize(numbers(6, 3, offset=9), dim=1), 0
+    banks = [torch.tensor(each, dtype=torch.float64).view(6, 3) for each in given["banks"]]
+    for batch, loss in enumerate(given["losses"]):
+        q, k = (F.normalize(numbers(4, 3, offset=batch + more), dim=1) for more in (0, 5))
+        negatives = banks[batch - 1] if batch else bank
+        assert info_nce(q, k, negatives, 0.2).mean().item() == pytest.approx(loss)
+        if batch < 2:
+            at = enqueue(bank, k, at)
+    assert at == 2
+    assert torch.allclose(banks[1][2:], bank[2:], atol=1e-12)
+    assert torch.allclose(banks[1][:2], banks[0][:2], atol=1e-12)  # and not the last two keys
+    assert torch.allclose(bank[:2], k_of(1)[2:], atol=1e-12)
+
+
+def k_of(batch: int) -> Tensor:
+    return F.normalize(numbers(4, 3, offset=batch + 5), dim=1)
 
 
 def test_follow_by_hand() -> None:

@@ -270,6 +270,26 @@ def test_members_stay_near_the_targets_below_a_penalty_of_one(losses: Any) -> No
     assert (f - y).abs().max() < 1.0
 
 
+def uncapped(f: Tensor, y: Tensor, penalty: float) -> Tensor:
+    """Any penalty: above 1 being apart pays more than missing costs."""
+    return ((f - y).square() - penalty * (f - f.mean(0)).square()).mean(0)
+
+
+@trap(
+    right=lambda f, y, penalty: negative_correlation_losses(f, y, penalty, "real"),
+    wrong=uncapped,
+)
+def test_no_penalty_pays_for_being_far_apart(losses: Any) -> None:
+    """Members 100 on either side of the target: at 1.5 a loss of -5000."""
+    f, y = torch.tensor([[100.0], [-100.0]]), torch.zeros(1)
+    for penalty in (0.0, 0.9, 1.5):
+        try:
+            found = losses(f, y, penalty)
+        except InputError:
+            continue
+        assert found.item() >= 0
+
+
 class OfTheAnswer(NegativeCorrelation):
     """Every member's loss taken at the joint answer, which leaves nothing to be paid for."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import IterableDataset
 from tests.contract.case import Case
 from tests.contract.fixture import equal, make_run, make_stack, weights
 from tests.contract.test_singles import windows
+from tests.methods.record_libraries import far_from_zero, recorded
 from tests.methods.traps import trap
 from whet import modes, seeding
 from whet.batch import Batch
@@ -121,6 +123,53 @@ def test_trap_a_negative_variance_in_single_precision(kind: Any) -> None:
     moments = kind()
     moments.update(values)
     np.testing.assert_allclose(moments.variance.numpy(), values.double().numpy().var(0), rtol=1e-3)
+
+
+class OnePartEach:
+    """A world of two processes, each of which has seen its own rows."""
+
+    def __init__(self, other: PooledMoments) -> None:
+        self.other = other
+
+    def each(self, here: Tensor) -> list[Tensor]:
+        rows, mean, squares = self.other.count, self.other.mean, self.other._squares
+        return [here, torch.cat([here.new_tensor([rows]), mean, squares])]
+
+
+class Reduced(PooledMoments):
+    """all_reduce(mean, AVG) and all_reduce(variance, AVG)."""
+
+    def pooled(self, world: Any, channels: int) -> PooledMoments:
+        here = torch.cat([torch.tensor([self.count]), self.mean, self._squares])
+        parts = world.each(here)
+        means = [one[1 : 1 + channels] for one in parts]
+        variances = [one[1 + channels :] / one[0] for one in parts]
+        whole = PooledMoments()
+        whole.merge(1, sum(means) / 2, sum(variances) / 2)
+        return whole
+
+
+@trap(right=PooledMoments, wrong=Reduced)
+def test_trap_processes_with_other_rows_are_averaged(kind: Any) -> None:
+    *first, last = ordered()
+    here, there = kind(), kind()
+    for batch in first:
+        here.update(batch)
+    there.update(last)
+    whole = here.pooled(OnePartEach(there), 3)
+    rows = torch.cat(ordered()).double().numpy()
+    np.testing.assert_allclose(whole.mean.numpy(), rows.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(whole.variance.numpy(), rows.var(0), rtol=1e-9)
+
+
+def test_fvcore_far_from_zero_and_without_batches() -> None:
+    """As it was recorded: a negative variance, and zeros."""
+    norm, batches = nn.BatchNorm1d(8), far_from_zero()
+    [(_, variance)] = precise_statistics(norm, batches).values()
+    assert variance.numpy() == pytest.approx(torch.cat(batches).double().numpy().var(0))
+    assert variance.min() > 0.0098
+    assert recorded("fvcore")["lowest_variance"] == -0.125
+    assert recorded("fvcore")["of_no_batches"] == [0.0] * 8
 
 
 def zeros(model: nn.Module, batches: list[Tensor]) -> Any:
@@ -251,9 +300,28 @@ def test_applied_restores_after_an_error() -> None:
     assert equal(before, weights(model))
 
 
-def test_a_loader_shorter_than_asked_raises() -> None:
-    with pytest.raises(InputError, match=r"batches=8, and the training data has 7"):
-        make_run([PreciseBN(batches=8)]).fit(until=1)  # before training, not at its end
+class TakesWhatThereIs(PreciseBN):
+    """`for i, batch in enumerate(loader): if i == batches: break`."""
+
+    def _check_data(self, run: Any) -> None: ...
+
+    def _chosen(self, run: Any) -> Any:
+        return islice(run.data("precise_bn", share=True), self.batches)
+
+
+@trap(right=PreciseBN, wrong=TakesWhatThereIs)
+def test_trap_a_loader_shorter_than_asked(kind: Any) -> None:
+    message = ""
+    try:
+        run = make_run()
+        run.stack.methods.append(kind(batches=8))
+        run.fit(until=1)  # before training, not at its end
+    except InputError as error:
+        message = str(error)
+    assert "batches=8, and the training data has 7" in message, "7 batches were taken in silence"
+
+
+def test_as_many_batches_as_there_are() -> None:
     assert make_run([PreciseBN(batches=7)]).fit(until=1).predictor()
 
 
@@ -316,9 +384,15 @@ def test_layers_that_evaluation_does_not_call_keep_theirs() -> None:
         precise_statistics(model, ordered(), norms={"auxiliary": model.auxiliary})
 
 
-def test_statistics_that_are_not_finite_raise() -> None:
-    with pytest.raises(InputError, match="1 are not finite"):
-        precise_statistics(normed(), [torch.full((2, 3), float("nan"))])
+@trap(right=whets, wrong=torchs)
+def test_trap_statistics_that_are_not_finite(statistics: Any) -> None:
+    """update_bn writes NaN, and every later answer is NaN."""
+    message = ""
+    try:
+        statistics(normed(), [*ordered(), torch.full((2, 3), float("nan"))])
+    except InputError as error:
+        message = str(error)
+    assert "1 are not finite" in message, "NaN was written"
 
 
 def test_no_layer_to_work_on() -> None:

@@ -378,6 +378,36 @@ def test_the_last_weights_are_in_the_mean(kind: type[SWA]) -> None:
         assert near(judged(stack), mean_of([path(6)[at] for at in wanted]))
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs, about workers and logging
+@pytest.mark.parametrize(("start", "first"), [(1, 0), (0.5, 4)])
+def test_what_lightnings_average_is_of(start: float, first: int) -> None:
+    """It collects before each epoch: the random weights may be in, and the last are not."""
+    import lightning
+    from lightning.pytorch.callbacks import StochasticWeightAveraging
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1, bias=False)
+            nn.init.zeros_(self.layer.weight)
+
+        def training_step(self, batch: Any, number: int) -> Tensor:
+            return nn.functional.mse_loss(self.layer(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:  # each epoch adds exactly 1
+            return torch.optim.Rprop(self.parameters(), lr=1.0, step_sizes=(1.0, 1.0))
+
+    rows = torch.utils.data.TensorDataset(torch.ones(2, 1), torch.full((2, 1), 1e4))
+    module = Module()
+    lightning.Trainer(
+        max_epochs=10, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[StochasticWeightAveraging(1.0, swa_epoch_start=start)],
+    ).fit(module, torch.utils.data.DataLoader(rows, batch_size=2))  # fmt: skip
+    collected = list(range(first, 10))
+    assert module.layer.weight.item() == sum(collected) / len(collected)
+
+
 class PerMicroBatch(SWA):
     """Collects after each backward."""
 
