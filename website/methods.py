@@ -138,13 +138,20 @@ def traps(name: str) -> str:
 
 
 def trap_tests(source: str) -> list[str]:
-    """The names of the functions under `@trap`.
+    """The names of the tests under `@trap`, or made by `trap(...)(check)`.
 
-    >>> trap_tests("@trap(right=a, wrong=b)\\ndef test_c(x): pass\\ndef test_d(): pass")
-    ['test_c']
+    >>> trap_tests("@trap(right=a, wrong=b)\\ndef test_c(x): pass\\ntest_d = trap(x=1)(check)")
+    ['test_c', 'test_d']
     """
-    return [
-        node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
-        and any(isinstance(each, ast.Call) and getattr(each.func, "id", "") == "trap"
-                for each in node.decorator_list)
-    ]  # fmt: skip
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and any(map(_traps, node.decorator_list)):
+            found.append((node.lineno, node.name))
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            names = [each.id for each in node.targets if isinstance(each, ast.Name)]
+            found += [(node.lineno, name) for name in names if _traps(node.value.func)]
+    return [name for _, name in sorted(found) if name.startswith("test_")]
+
+
+def _traps(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == "trap"
