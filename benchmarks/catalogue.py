@@ -11,14 +11,18 @@ from torch import nn
 from benchmarks import averages, costs, engines, steps, storage, studies
 from benchmarks.averages import Size
 from benchmarks.children import at_once, memory
-from benchmarks.deep import Work, numbers, sentences
+from benchmarks.deep import Work, numbers, pictures, sentences
 from benchmarks.engines import SMALL, TEN_MS, TWENTY_MS, WIDE, Setting
 from benchmarks.entries import Condition, Entry, Group
 from benchmarks.peers import PEERS
 from benchmarks.timing import Chunk
 
-DEEP = numbers(Setting((64, *[256] * 6, 10), batch=1024, steps=8))
-SENTENCES = sentences(words=4000, width=64, layers=4, batch=8, length=32, steps=8)  # 20 ms a step
+DEEP = (  # a plain step of each takes about 20 ms
+    sentences(words=4000, width=64, layers=4, batch=8, length=32, steps=8),
+    pictures(channels=32, layers=6, batch=16, steps=8),
+    numbers(Setting((64, *[256] * 6, 10), batch=1024, steps=8)),
+)
+SHALLOW = sentences(20, 8, 1, 4, 5, 3), pictures(4, 2, 4, 3), numbers(Setting((8, 16, 4), 8, 3))
 
 HOW = {
     "fabric": "Fabric.setup and Fabric.backward",
@@ -88,8 +92,8 @@ def _nothing() -> Group:
     return Group(makers, [entry], 640, steps.NO_OP.steps, "step", each=4, warmup=4)
 
 
-def _costs(floats: Work, tokens: Work) -> list[Group]:
-    return [costs.group(cost) for cost in costs.rows(floats, tokens)]
+def _costs(*work: Work) -> list[Group]:
+    return [costs.group(cost) for cost in costs.rows(*work)]
 
 
 def _storage(size: Size, repeats: int) -> list[Group]:
@@ -178,7 +182,7 @@ def _studies(setting: Setting, updates: int, repeats: int) -> Group:
 def groups() -> list[Group]:
     """Everything that is measured; what is most easily disturbed comes first."""
     return [
-        _nothing(), *_costs(DEEP, SENTENCES),
+        _nothing(), *_costs(*DEEP),
         _engines(SMALL, "small", 1.10, repeats=40),
         _engines(TEN_MS, "10ms", 1.02, repeats=120),
         _averages(averages.FULL),
@@ -193,7 +197,7 @@ def quick() -> list[Group]:
     """The same with little work and no repeats: whether everything runs; no number means much."""
     tiny, small = Setting((8, 16, 4), batch=8, steps=3), Size(100, 16, 1)
     made = [
-        _nothing(), *_costs(numbers(tiny), sentences(20, 8, 1, 4, 5, 3)), _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
+        _nothing(), *_costs(*SHALLOW), _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
         _averages(small), *_storage(small, 1), _studies(tiny, 8, 1), _processes(tiny, 1),
         _memory(tiny, 1),
     ]  # fmt: skip

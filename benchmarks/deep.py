@@ -34,6 +34,18 @@ class Sentences(nn.Module):
         return self.head(self.body(vectors).mean(1))
 
 
+class Pictures(nn.Sequential):
+    """A classifier of pictures 32 x 32: a convolution of stride 2 and more without, each normed."""
+
+    def __init__(self, channels: int, layers: int) -> None:
+        given, parts = 3, []
+        for number in range(layers):
+            convolution = nn.Conv2d(given, channels, 3, stride=1 if number else 2, padding=1)
+            parts += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
+            given = channels
+        super().__init__(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
 @dataclass(frozen=True)
 class Work:
     """A model, the rows it learns, and how many batches of them are a chunk.
@@ -60,28 +72,41 @@ class Work:
 
 
 def sentences(words: int, width: int, layers: int, batch: int, length: int, steps: int) -> Work:
-    def model() -> nn.Module:
+    said = f"embedding of {words} x {width}, {layers} transformer layers with dropout"
+    return _work(
+        f"{said}, batch {batch} of {length} tokens", lambda: Sentences(words, width, layers),
+        lambda count, maker: torch.randint(words, (count, length), generator=maker), batch, steps,
+    )  # fmt: skip
+
+
+def pictures(channels: int, layers: int, batch: int, steps: int) -> Work:
+    said = f"{layers} convolutions of {channels} channels with batch normalisation"
+    return _work(
+        f"{said}, batch {batch} of 3 x 32 x 32", lambda: Pictures(channels, layers),
+        lambda count, maker: torch.randn(count, 3, 32, 32, generator=maker), batch, steps,
+    )  # fmt: skip
+
+
+def numbers(setting: Setting) -> Work:
+    return _work(
+        f"MLP {'-'.join(map(str, setting.widths))}, batch {setting.batch}", lambda: mlp(setting),
+        lambda count, maker: torch.randn(count, setting.widths[0], generator=maker),
+        setting.batch, setting.steps,
+    )  # fmt: skip
+
+
+def _work(
+    words: str, model: Callable[[], nn.Module],
+    inputs: Callable[[int, torch.Generator], Tensor], batch: int, steps: int,
+) -> Work:  # fmt: skip
+    def made() -> nn.Module:
         torch.manual_seed(0)
-        return Sentences(words, width, layers)
+        return model()
 
     @cache
     def rows() -> tuple[Tensor, Tensor]:
         maker, count = torch.Generator().manual_seed(0), batch * steps
-        ids = torch.randint(words, (count, length), generator=maker)
-        return ids, torch.randint(2, (count,), generator=maker)
+        x = inputs(count, maker)
+        return x, torch.randint(2, (count,), generator=maker)
 
-    said = (
-        f"embedding of {words} x {width}, {layers} transformer layers with dropout, batch {batch} "
-        f"of {length} tokens, AdamW"
-    )
-    return Work(said, model, rows, batch, steps)
-
-
-def numbers(setting: Setting) -> Work:
-    @cache
-    def rows() -> tuple[Tensor, Tensor]:
-        maker, count = torch.Generator().manual_seed(0), setting.batch * setting.steps
-        x = torch.randn(count, setting.widths[0], generator=maker)
-        return x, torch.randint(setting.widths[-1], (count,), generator=maker)
-
-    return Work(setting.words, lambda: mlp(setting), rows, setting.batch, setting.steps)
+    return Work(f"{words}, AdamW", made, rows, batch, steps)

@@ -150,32 +150,29 @@ def kl(z: Tensor, other: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(other, -1), F.softmax(z, -1), reduction="batchmean")
 
 
+def long(direction: Tensor, length: float) -> Tensor:
+    """Each row's direction at a length."""
+    return length * F.normalize(direction.flatten(1), dim=1).view_as(direction)
+
+
 @updating
 def vat(model: nn.Module) -> Step:
-    epsilon, xi = 1.0, 1.0
-
     def learn(x: Tensor, y: Tensor) -> None:
         z = model(x)
-        d = torch.randn_like(x)
-        d = (xi * d / d.norm(dim=1, keepdim=True)).requires_grad_()
+        d = long(torch.randn_like(x), 1.0).requires_grad_()
         [slope] = torch.autograd.grad(kl(z.detach(), model(x + d)), d)
-        r = epsilon * slope / slope.norm(dim=1, keepdim=True)
-        (F.cross_entropy(z, y) + kl(z.detach(), model(x + r))).backward()
+        (F.cross_entropy(z, y) + kl(z.detach(), model(x + long(slope, 1.0)))).backward()
 
     return learn
 
 
 @updating
 def vat_of_embeddings(model: nn.Module) -> Step:
-    epsilon, xi = 1.0, 1.0
-
     def learn(x: Tensor, y: Tensor) -> None:
         z, e = model(x), model.words(x)
-        d = torch.randn_like(e)
-        d = (xi * d / d.norm(dim=(1, 2), keepdim=True)).requires_grad_()
+        d = long(torch.randn_like(e), 1.0).requires_grad_()
         [slope] = torch.autograd.grad(kl(z.detach(), model(e.detach() + d)), d)
-        r = epsilon * slope / slope.norm(dim=(1, 2), keepdim=True)
-        (F.cross_entropy(z, y) + kl(z.detach(), model(e + r))).backward()
+        (F.cross_entropy(z, y) + kl(z.detach(), model(e + long(slope, 1.0)))).backward()
 
     return learn
 
