@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -42,12 +43,10 @@ def named() -> str:
 @cache
 def _file(name: str) -> ModuleType:
     package = importlib.util.find_spec("bert4torch")
-    assert package is not None and package.submodule_search_locations is not None
-    path = Path(package.submodule_search_locations[0]) / f"{name}.py"
-    found = importlib.util.spec_from_file_location(f"bert4torch_{name}", path)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    assert package is not None
+    folder = next(iter(package.submodule_search_locations or []))
+    module = ModuleType(f"bert4torch_{name}")
+    SourceFileLoader(module.__name__, str(Path(folder) / f"{name}.py")).exec_module(module)
     return module
 
 

@@ -182,7 +182,8 @@ def _studies(setting: Setting, updates: int, repeats: int) -> Group:
 def groups() -> list[Group]:
     """Everything that is measured; what is most easily disturbed comes first."""
     return [
-        _nothing(), *_costs(*DEEP),
+        _nothing(),
+        *_costs(*DEEP),
         _engines(SMALL, "small", 1.10, repeats=40),
         _engines(TEN_MS, "10ms", 1.02, repeats=120),
         _averages(averages.FULL),
@@ -197,7 +198,8 @@ def quick() -> list[Group]:
     """The same with little work and no repeats: whether everything runs; no number means much."""
     tiny, small = Setting((8, 16, 4), batch=8, steps=3), Size(100, 16, 1)
     made = [
-        _nothing(), *_costs(*SHALLOW), _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
+        _nothing(), *_costs(*SHALLOW),
+        _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
         _averages(small), *_storage(small, 1), _studies(tiny, 8, 1), _processes(tiny, 1),
         _memory(tiny, 1),
     ]  # fmt: skip

@@ -94,11 +94,11 @@ def sized(gradient: Tensor, size: float, *, each: bool = False) -> Tensor:
     return moved.masked_fill_(useless, 0.0).to(gradient.dtype)
 
 
-def within(delta: Tensor, radius: float, *, each: bool = False) -> Tensor:
-    """The delta, or `each` row of it, pulled back into the ball of the same norm."""
+def within_(delta: Tensor, radius: float, *, each: bool = False) -> Tensor:
+    """The delta, or `each` row of it, pulled back in place into the ball of the same norm."""
     dims = tuple(range(1, delta.ndim)) if each else None
     norm = torch.linalg.vector_norm(delta, dim=dims, keepdim=each, dtype=_wide(delta))
-    return (delta * torch.where(norm > radius, radius / norm, 1.0)).to(delta.dtype)
+    return delta.mul_(torch.where(norm > radius, radius / norm, 1.0))
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
