@@ -7,6 +7,7 @@ averages need torch4keras alone, so those two files are run by themselves.
 from __future__ import annotations
 
 import importlib.util
+import time
 from functools import cache
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import version
@@ -54,7 +55,7 @@ class Loader(Feed):
     """What its trainer asks of a loader besides batches."""
 
     def __init__(self, work: Work) -> None:
-        super().__init__(work.batches, lambda x, y: (x, y))
+        super().__init__(work.batches, lambda x, y: (x, y), time.process_time)
         self.batch_size, self.sampler = work.batch, None
 
 

@@ -18,9 +18,9 @@ from benchmarks.peers import PEERS
 from benchmarks.timing import Chunk
 
 DEEP = (  # a plain step of each takes about 20 ms
-    sentences(words=4000, width=64, layers=4, batch=8, length=32, steps=8),
-    pictures(channels=32, layers=6, batch=16, steps=8),
-    numbers(Setting((64, *[256] * 6, 10), batch=1024, steps=8)),
+    sentences(words=4000, width=64, layers=4, batch=8, length=32, steps=4),
+    pictures(channels=64, layers=8, batch=16, steps=4),
+    numbers(Setting((64, *[256] * 6, 10), batch=1024, steps=4)),
 )
 SHALLOW = sentences(20, 8, 1, 4, 5, 3), pictures(4, 2, 4, 3), numbers(Setting((8, 16, 4), 8, 3))
 

@@ -35,14 +35,14 @@ class Sentences(nn.Module):
 
 
 class Pictures(nn.Sequential):
-    """A classifier of pictures 32 x 32: a convolution of stride 2 and more without, each normed."""
+    """A classifier of pictures 32 x 32: patches of 4 x 4, convolutions over them, each normed."""
 
     def __init__(self, channels: int, layers: int) -> None:
-        given, parts = 3, []
+        parts: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=4)]
         for number in range(layers):
-            convolution = nn.Conv2d(given, channels, 3, stride=1 if number else 2, padding=1)
-            parts += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
-            given = channels
+            if number:
+                parts.append(nn.Conv2d(channels, channels, 3, padding=1))
+            parts += [nn.BatchNorm2d(channels), nn.ReLU()]
         super().__init__(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
 
 
@@ -80,7 +80,7 @@ def sentences(words: int, width: int, layers: int, batch: int, length: int, step
 
 
 def pictures(channels: int, layers: int, batch: int, steps: int) -> Work:
-    said = f"{layers} convolutions of {channels} channels with batch normalisation"
+    said = f"{layers} normed convolutions of {channels} channels over patches of 4 x 4"
     return _work(
         f"{said}, batch {batch} of 3 x 32 x 32", lambda: Pictures(channels, layers),
         lambda count, maker: torch.randn(count, 3, 32, 32, generator=maker), batch, steps,

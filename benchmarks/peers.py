@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.engines import Rows, Setting, adamw, mlp
 from benchmarks.places import place
-from benchmarks.timing import Chunk, timed
+from benchmarks.timing import Chunk, Clock, timed
 
 WARM = 3  # batches before time is taken
 
@@ -70,17 +70,17 @@ class Feed:
 
     def __init__(
         self, epoch: Callable[[], Iterator[tuple[Tensor, Tensor]]],
-        form: Callable[[Tensor, Tensor], Any],
+        form: Callable[[Tensor, Tensor], Any], clock: Clock = time.perf_counter,
     ) -> None:  # fmt: skip
-        self.epoch, self.form = epoch, form
+        self.epoch, self.form, self.clock = epoch, form, clock
         self.begin = self.end = 0.0
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._some(self.before)
-        self.begin = time.perf_counter()
+        self.begin = self.clock()
         for x, y in self.epoch():
             yield self.form(x, y)
-        self.end = time.perf_counter()
+        self.end = self.clock()
         yield from self._some(self.after)
 
     def _some(self, count: int) -> Iterator[Any]:
