@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import results
+from benchmarks import bert4torch, results
 from benchmarks.catalogue import groups, quick
 
 OUT = Path(__file__).with_name("results.json")
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(names)}")
     if os.getloadavg()[0] > 0.5:
         print("Other programs are running: ratios are taken in turns, yet expect some spread.")
+    if absent := bert4torch.lacking():
+        print(f"Its numbers are left out: {absent}.")
     measured: results.Results = {}
     chosen = quick() if given.quick else every
     for group in (one.only(given.names or names) for one in chosen):

@@ -8,13 +8,21 @@ from functools import cache, partial
 
 from torch import nn
 
-from benchmarks import averages, engines, steps, storage, studies
+from benchmarks import averages, costs, engines, steps, storage, studies
 from benchmarks.averages import Size
 from benchmarks.children import at_once, memory
+from benchmarks.deep import Work, numbers, pictures, sentences
 from benchmarks.engines import SMALL, TEN_MS, TWENTY_MS, WIDE, Setting
 from benchmarks.entries import Condition, Entry, Group
 from benchmarks.peers import PEERS
 from benchmarks.timing import Chunk
+
+DEEP = (  # a plain step of each takes about 20 ms
+    sentences(words=4000, width=64, layers=4, batch=8, length=32, steps=4),
+    pictures(channels=64, layers=8, batch=16, steps=4),
+    numbers(Setting((64, *[256] * 6, 10), batch=1024, steps=4)),
+)
+SHALLOW = sentences(20, 8, 1, 4, 5, 3), pictures(4, 2, 4, 3), numbers(Setting((8, 16, 4), 8, 3))
 
 HOW = {
     "fabric": "Fabric.setup and Fabric.backward",
@@ -74,24 +82,18 @@ def _on(make: Callable[[nn.Module], Chunk], model: Callable[[], nn.Module]) -> C
     return make(model())
 
 
-def _methods() -> list[Group]:
-    sentences = (
-        f"embedding of {steps.WORDS} x {steps.WORD_WIDTH}, one transformer layer, batch "
-        f"{steps.BATCH} of {steps.LENGTH} tokens, AdamW; scope='table'"
-    )
-    fgm = Entry("fgm", "with FGM", "plain step", most=2.05, note=sentences)
-    nothing = Entry(
+def _nothing() -> Group:
+    entry = Entry(
         "noop_ten_us", "ten no-ops", "none", added=5.0,
         note="microseconds that ten methods add to a step which override forward, before_update "
         "and after_update and do nothing; median of the differences of neighbours",
     )  # fmt: skip
-    return [
-        Group(
-            {"none": partial(steps.no_ops, 0), "ten no-ops": partial(steps.no_ops, 10)}, [nothing],
-            640, steps.NO_OP.steps, "step", each=4, warmup=4,
-        ),
-        Group({"plain step": steps.tokens, "with FGM": steps.fgm}, [fgm], 20, steps.STEPS, "step"),
-    ]  # fmt: skip
+    makers = {"none": partial(steps.no_ops, 0), "ten no-ops": partial(steps.no_ops, 10)}
+    return Group(makers, [entry], 640, steps.NO_OP.steps, "step", each=4, warmup=4)
+
+
+def _costs(*work: Work) -> list[Group]:
+    return [costs.group(cost) for cost in costs.rows(*work)]
 
 
 def _storage(size: Size, repeats: int) -> list[Group]:
@@ -180,7 +182,8 @@ def _studies(setting: Setting, updates: int, repeats: int) -> Group:
 def groups() -> list[Group]:
     """Everything that is measured; what is most easily disturbed comes first."""
     return [
-        *_methods(),
+        _nothing(),
+        *_costs(*DEEP),
         _engines(SMALL, "small", 1.10, repeats=40),
         _engines(TEN_MS, "10ms", 1.02, repeats=120),
         _averages(averages.FULL),
@@ -195,7 +198,8 @@ def quick() -> list[Group]:
     """The same with little work and no repeats: whether everything runs; no number means much."""
     tiny, small = Setting((8, 16, 4), batch=8, steps=3), Size(100, 16, 1)
     made = [
-        *_methods(), _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
+        _nothing(), *_costs(*SHALLOW),
+        _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
         _averages(small), *_storage(small, 1), _studies(tiny, 8, 1), _processes(tiny, 1),
         _memory(tiny, 1),
     ]  # fmt: skip

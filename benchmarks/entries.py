@@ -30,6 +30,7 @@ class Entry:
         least: the ratio is at least this.
         below: contenders whose ratios it stays below.
         added: microseconds that the contender may take more, in place of a ratio.
+        less: a contender whose time is taken from the one above first.
         where: when the target holds at all.
         note: what must be known to read it.
     """
@@ -41,6 +42,7 @@ class Entry:
     least: float | None = None
     below: tuple[str, ...] = ()
     added: float | None = None
+    less: str | None = None
     where: Condition | None = None
     note: str = ""
 
@@ -48,7 +50,8 @@ class Entry:
     def names(self) -> set[str]:
         """The contenders that it takes."""
         where = [] if self.where is None else [self.where.contender, self.where.against]
-        return {self.contender, self.against, *self.below, *where}
+        less = [] if self.less is None else [self.less]
+        return {self.contender, self.against, *self.below, *less, *where}
 
     @property
     def target(self) -> str | None:
@@ -57,6 +60,7 @@ class Entry:
             f"ratio <= {self.most:g}" if self.most is not None else "",
             f"ratio >= {self.least:g}" if self.least is not None else "",
             f"<= {self.added:g} us" if self.added is not None else "",
+            f"without {self.less}" if self.less and self.most is not None else "",
             "below every peer" if self.below else "",
             self.where.words if self.where else "",
         ]

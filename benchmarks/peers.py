@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.engines import Rows, Setting, adamw, mlp
 from benchmarks.places import place
-from benchmarks.timing import Chunk, timed
+from benchmarks.timing import Chunk, Clock, timed
 
 WARM = 3  # batches before time is taken
 
@@ -66,20 +66,25 @@ class Feed:
     Lightning asks for a batch before it trains on another, so that one follows.
     """
 
-    def __init__(self, setting: Setting, form: Callable[[Tensor, Tensor], Any]) -> None:
-        self.rows, self.form = Rows(setting), form
+    before, after = WARM, 1  # batches around it
+
+    def __init__(
+        self, epoch: Callable[[], Iterator[tuple[Tensor, Tensor]]],
+        form: Callable[[Tensor, Tensor], Any], clock: Clock = time.perf_counter,
+    ) -> None:  # fmt: skip
+        self.epoch, self.form, self.clock = epoch, form, clock
         self.begin = self.end = 0.0
 
     def __iter__(self) -> Iterator[Any]:
-        yield from self._some(WARM)
-        self.begin = time.perf_counter()
-        for x, y in self.rows:
+        yield from self._some(self.before)
+        self.begin = self.clock()
+        for x, y in self.epoch():
             yield self.form(x, y)
-        self.end = time.perf_counter()
-        yield from self._some(1)
+        self.end = self.clock()
+        yield from self._some(self.after)
 
     def _some(self, count: int) -> Iterator[Any]:
-        for _, (x, y) in zip(range(count), self.rows, strict=False):
+        for _, (x, y) in zip(range(count), self.epoch(), strict=False):
             yield self.form(x, y)
 
 
@@ -109,7 +114,7 @@ def lightning(setting: Setting) -> Chunk:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return self.own
 
-    module, feed = Module(), Feed(setting, lambda x, y: (x, y))
+    module, feed = Module(), Feed(Rows(setting).__iter__, lambda x, y: (x, y))
 
     def chunk() -> float:
         with quiet():
@@ -139,7 +144,8 @@ def trainer(setting: Setting) -> Chunk:
         def get_train_dataloader(self) -> Any:
             return feed  # as it is: a DataLoader would cost more
 
-    model, feed = WithLoss(mlp(setting)), Feed(setting, lambda x, y: {"x": x, "labels": y})
+    model = WithLoss(mlp(setting))
+    feed = Feed(Rows(setting).__iter__, lambda x, y: {"x": x, "labels": y})
     optimizer = adamw(model.parameters())
 
     def chunk() -> float:

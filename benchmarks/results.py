@@ -52,6 +52,8 @@ def measure(group: Group, repeats: int | None) -> Results:
 def _result(entry: Entry, group: Group, times: Times) -> dict[str, Any]:
     """One entry; `interval` is that of what the target is about: the ratio, or the microseconds."""
     own, against = times[entry.contender], times[entry.against]
+    if entry.less is not None:
+        own = [a - b for a, b in zip(own, times[entry.less], strict=True)]
     ratios = _divided(own, against)
     added = [(a - b) / group.units * 1e6 for a, b in zip(own, against, strict=True)]
     is_added, per = entry.added is not None, group.scale

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import results, studies
+from benchmarks import bert4torch, costs, results, studies
 from benchmarks.__main__ import main
-from benchmarks.catalogue import groups, quick
+from benchmarks.catalogue import DEEP, SHALLOW, groups, quick
 from benchmarks.children import at_once, memory
 from benchmarks.engines import Setting
 from benchmarks.entries import Condition, Entry, Group
@@ -25,7 +25,9 @@ FIELDS = {
 PROMISED = {
     "engine_small", "engine_10ms", "fabric_small", "accelerate_small", "lightning_small",
     "trainer_small", "trainer_10ms", "ema_vs_limit", "ema_vs_clone", "fgm", "noop_ten_us",
-    "save", "load", "study_trunks", "two_processes", "two_processes_talk", "memory", "memory_ema",
+    "pgd", "fast_fgsm", "free_at", "vat", "r_drop", "mixup", "label_smoothing", "ema",
+    "distillation", "save", "load", "study_trunks", "two_processes", "two_processes_talk",
+    "memory", "memory_ema",
 }  # fmt: skip
 
 
@@ -58,6 +60,40 @@ def test_other_trainers_saving_and_loading(tmp_path: Path) -> None:
     names = ["trainer_small", "lightning_10ms", "save", "save_vs_disk", "load", "load_vs_hand"]
     found = quickly(tmp_path / "results.json", *names)
     assert {found[n]["unit"] for n in names} == {"ms per step", "ms per save", "ms per load"}
+
+
+def test_methods_beside_their_snippets(tmp_path: Path) -> None:
+    entries = [entry for cost in costs.rows(*SHALLOW) for entry in costs.group(cost).entries]
+    names = [entry.name for entry in entries if not entry.name.endswith("_bert4torch")]
+    assert {f"{cost.key}_snippet" for cost in costs.rows(*SHALLOW)} <= set(names)
+    out = tmp_path / "results.json"
+    main([*names, "--quick", "--out", str(out)])
+    assert set(json.loads(out.read_text(encoding="utf-8"))) == {*names, "environment"}
+
+
+@pytest.mark.skipif(bert4torch.lacking() is not None, reason=str(bert4torch.lacking()))
+@pytest.mark.parametrize("mode", [None, "fgm", "pgd", "vat", "ema"])
+def test_callbacks_of_bert4torch(mode: str | None) -> None:
+    assert bert4torch.trained(SHALLOW[0], mode)() > 0
+
+
+def test_what_is_absent_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bert4torch, "NEEDED", ("bert4torch", "no_such_package"))
+    main(["noop_ten_us", "--quick"])
+    assert "no_such_package not found: `pip install" in capsys.readouterr().out
+    assert not any(
+        entry.name.endswith("_bert4torch") for group in groups() for entry in group.entries
+    )
+
+
+def test_what_trains_for_costs_is_always_the_same() -> None:
+    for work in DEEP:
+        one, two = work.model().state_dict(), work.model().state_dict()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        assert sum(len(x) for x, _ in work.batches()) == work.batch * work.steps
+        assert work.rows()[0] is work.rows()[0]
 
 
 def test_a_study_against_its_plan(tmp_path: Path) -> None:
@@ -167,6 +203,16 @@ def test_spread_and_interval() -> None:
 )
 def test_targets(entry: Entry, ratio: float, met: bool | None) -> None:
     assert entry.met(ratio, 4.0, {"z": 1.04}) is met
+
+
+def test_what_is_taken_off_first() -> None:
+    makers = {
+        name: partial(partial, float, taken) for name, taken in zip("abc", (3, 2, 1), strict=True)
+    }
+    entry = Entry("a", "a", "b", most=1.0, less="c")
+    found = results.measure(Group(makers, [entry], 1, 1, "step"), None)["a"]
+    assert (found["ratio"], found["met"], found["target"]) == (1.0, True, "ratio <= 1, without c")
+    assert set(Group(makers, [entry], 1, 1, "step").only(["a"]).contenders) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize(("alone", "met"), [(2.0, True), (1.0, None)])

@@ -71,7 +71,7 @@ class Ball:
         """The nearest point of the ball, clipped to the valid range."""
         far = point - self.centre
         near = self.centre + (self._shortened(far) if self.norm == "l2" else
-                              far.clamp(-self.radius, self.radius))  # fmt: skip
+                              boxed(far, self.radius))  # fmt: skip
         return near if self.low is None and self.high is None else near.clamp(self.low, self.high)
 
     def _shortened(self, far: Tensor) -> Tensor:
@@ -99,8 +99,17 @@ class Ball:
             steep = _rows(modes.wide(slope) * self.radius)
             step = sized(steep, size, each=True).view(slope.shape).to(slope.dtype)
             return self.inside(point + self.radius * step)
-        sign = slope.sign().masked_fill_(~slope.isfinite(), 0.0)
-        return self.inside(point + size * self.radius * sign)
+        return self.inside(point + size * self.radius * signs(slope))
+
+
+def signs(slope: Tensor) -> Tensor:
+    """The sign of each number, 0 where it is NaN or infinite."""
+    return slope.nan_to_num(0.0, 0.0, 0.0).sign_()
+
+
+def boxed(far: Tensor, radius: Tensor) -> Tensor:
+    """Each number kept within ±radius; on a CPU `clamp` takes four times as long with a tensor."""
+    return far.minimum(radius).maximum(-radius)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -87,16 +87,18 @@ def sized(gradient: Tensor, size: float, *, each: bool = False) -> Tensor:
     dims = tuple(range(1, gradient.ndim)) if each else None
     wide = _wide(gradient)
     norm = torch.linalg.vector_norm(gradient, dim=dims, keepdim=each, dtype=wide)
-    moved = gradient.to(wide) if size == 1.0 else gradient.to(wide) * size
     useless = ~((norm > 0) & norm.isfinite())
-    return torch.div(moved, norm).masked_fill_(useless, 0.0).to(gradient.dtype)
+    moved = gradient.to(wide)
+    # in place from the first result on: a new tensor of a table's size costs more than its numbers
+    moved = moved / norm if size == 1.0 else (moved * size).div_(norm)
+    return moved.masked_fill_(useless, 0.0).to(gradient.dtype)
 
 
-def within(delta: Tensor, radius: float, *, each: bool = False) -> Tensor:
-    """The delta, or `each` row of it, pulled back into the ball of the same norm."""
+def within_(delta: Tensor, radius: float, *, each: bool = False) -> Tensor:
+    """The delta, or `each` row of it, pulled back in place into the ball of the same norm."""
     dims = tuple(range(1, delta.ndim)) if each else None
     norm = torch.linalg.vector_norm(delta, dim=dims, keepdim=each, dtype=_wide(delta))
-    return torch.where(norm > radius, delta * (radius / norm), delta).to(delta.dtype)
+    return delta.mul_(torch.where(norm > radius, radius / norm, 1.0))
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

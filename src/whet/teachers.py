@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -87,10 +88,14 @@ def answer(run: Training, teacher: Any, batch: Batch, seed: int) -> Tensor:
 
 def _fitting(teacher: nn.Module) -> Callable[[Tensor], Tensor]:
     """Inputs where the teacher is, the floating ones in its dtype."""
-    weights = [*teacher.parameters(), *teacher.buffers()]
-    device = weights[0].device if weights else None
-    dtype = next((w.dtype for w in weights if w.is_floating_point()), None)
+    first = next(_weights(teacher), None)
+    device = None if first is None else first.device
+    dtype = next((w.dtype for w in _weights(teacher) if w.is_floating_point()), None)
     return lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None)
+
+
+def _weights(teacher: nn.Module) -> Iterator[Tensor]:
+    return chain(teacher.parameters(), teacher.buffers())
 
 
 def added(forward: Forward, name: str, values: Tensor, weight: float) -> Forward:

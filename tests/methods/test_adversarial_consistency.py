@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from tests.methods.pictures import IMAGES, given_to, learned, pictures
 from tests.methods.traps import trap
@@ -31,6 +31,7 @@ CASE = Case(
     AdversarialConsistency(epsilon=0.3, weight=3.0, at="floats"),
     accumulates="the random start is drawn for each micro-batch anew",
     processes=AdversarialConsistency(0.3, 3.0, at="floats", unlabelled=0, attack="fgm"),
+    cost=Cost(forwards=10, backwards=9, copies=2, inputs=7),
 )
 
 PARTS = Batch.of(data()).split(6)

@@ -12,7 +12,7 @@ from pytorch_metric_learning.losses import ArcFaceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import CLASSES, close, data, make_model, make_stack, weights
 from tests.methods.test_cosface import agree, by_hand, learned, scaled
 from tests.methods.traps import trap
@@ -22,7 +22,7 @@ from whet.cosine import cosines
 from whet.margins import additive_angle, with_margin
 from whet.methods.arcface import ArcFace
 
-CASE = Case(ArcFace(scale=8.0), judged=True)
+CASE = Case(ArcFace(scale=8.0), judged=True, cost=Cost(inputs=3))
 
 BATCHES = Batch.of(data()).split(6)
 

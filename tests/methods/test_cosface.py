@@ -12,7 +12,7 @@ from pytorch_metric_learning.losses import CosFaceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import (
     CLASSES,
     close,
@@ -45,7 +45,7 @@ from whet.run import Run
 from whet.stack import Stack
 from whet.stage import Stage
 
-CASE = Case(CosFace(scale=8.0), judged=True)
+CASE = Case(CosFace(scale=8.0), judged=True, cost=Cost(inputs=3))
 
 BATCHES = Batch.of(data()).split(6)
 HEADS = [methods.make(name) for name in ("arcface", "cosface", "sphereface")]

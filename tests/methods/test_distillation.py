@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import (
     close,
     data,
@@ -50,7 +50,10 @@ from whet.predict import MeanPredictor, ModelPredictor
 from whet.run import Run
 from whet.stack import Stack
 
-CASE = Case(Distillation(temperature=2.0, weight=0.6))
+CASE = Case(
+    Distillation(temperature=2.0, weight=0.6),
+    cost=Cost(asked=1),
+)
 
 BATCHES = Batch.of(data()).split(6)
 

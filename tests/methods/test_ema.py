@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_run, make_stack, weights
 from tests.methods.record_libraries import numbers, recorded
 from tests.methods.traps import trap
@@ -22,7 +22,12 @@ from whet.errors import InputError
 from whet.methods.ema import EMA, decay_at
 from whet.objectives.objective import call
 
-CASE = Case(EMA(decay=0.9), trains=False, judged=True)
+CASE = Case(
+    EMA(decay=0.9),
+    trains=False,
+    judged=True,
+    cost=Cost(kept=1, copies=1),
+)
 
 BATCHES = Batch.of(data()).split(6)
 PARAMETERS = [name for name, _ in make_model().named_parameters()]

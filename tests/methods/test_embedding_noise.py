@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import data, equal, make_model, make_stack, weights
 from tests.methods.traps import trap
 from whet import embedding, seeding
@@ -22,7 +22,11 @@ from whet.methods.embedding_noise import EmbeddingNoise, deviations, neftune, un
 from whet.objectives.objective import call
 from whet.stack import Stack
 
-CASE = Case(EmbeddingNoise(alpha=5.0), accumulates="noise is drawn for each micro-batch by itself")
+CASE = Case(
+    EmbeddingNoise(alpha=5.0),
+    accumulates="noise is drawn for each micro-batch by itself",
+    cost=Cost(inputs=3),
+)
 
 BATCH = Batch.of(data()).take(slice(0, 6))
 WORDS = torch.tensor([[3, 5, 1, 2, 4, 6, 1, 1], [4, 2, 0, 0, 0, 0, 0, 0]])

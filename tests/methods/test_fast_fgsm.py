@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import (
     close,
     data,
@@ -42,6 +42,7 @@ from whet.stack import Stack
 CASE = Case(
     FastFGSM(epsilon=0.3, at="floats", watch=2, drop=1.0),
     accumulates="the random start is drawn for each micro-batch anew",
+    cost=Cost(forwards=2, backwards=2, inputs=2),
 )
 
 PARTS = Batch.of(data()).split(6)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import (
     close,
     data,
@@ -36,7 +36,10 @@ from whet.methods.r_drop import RDrop
 from whet.objectives.objective import call
 from whet.stack import Stack
 
-CASE = Case(FeatureDistillation(weight=2.0, at="head", teacher_at="hidden"))
+CASE = Case(
+    FeatureDistillation(weight=2.0, at="head", teacher_at="hidden"),
+    cost=Cost(asked=1, inputs=3),
+)
 
 BATCHES = Batch.of(data()).split(6)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from tests.methods.record_libraries import OfVectors, numbers, recorded
 from tests.methods.traps import trap
@@ -26,6 +26,7 @@ CASE = Case(
     FGM(epsilon=1.0),
     accumulates="one norm over the table belongs to each micro-batch's own gradient",
     processes=FGM(epsilon=1.0, across="global"),
+    cost=Cost(forwards=2, backwards=2, copies=2),
 )
 
 PARTS = [Batch.of(data()).take(slice(0, 6)), Batch.of(data()).take(slice(6, 10))]

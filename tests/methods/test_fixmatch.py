@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import (
     close,
     data,
@@ -36,6 +36,7 @@ from whet.stack import Stack
 CASE = Case(
     FixMatch(threshold=0.4, mu=2),
     accumulates="each micro-batch draws unlabelled rows and views of its own",
+    cost=Cost(rows=5, inputs=26),
 )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_run, make_stack, weights
 from tests.methods.pictures import given_to, pictures
 from tests.methods.traps import trap
@@ -28,7 +28,10 @@ from whet.stack import Stack
 from whet.stage import Stage
 from whet.task import Task
 
-CASE = Case(FreeAT(epsilon=0.3, replays=3, at="floats"))
+CASE = Case(
+    FreeAT(epsilon=0.3, replays=3, at="floats"),
+    cost=Cost(inputs=2),
+)
 
 MAKER = seeding.generator(1)
 BATCHES = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from tests.methods.traps import trap
 from whet import seeding
@@ -24,7 +24,10 @@ from whet.objectives.objective import call
 from whet.stack import Stack
 from whet.training import Training
 
-CASE = Case(FreeLB(steps=3, step_size=0.5))
+CASE = Case(
+    FreeLB(steps=3, step_size=0.5),
+    cost=Cost(forwards=3, backwards=3, copies=1, inputs=3),
+)
 
 PARTS = [Batch.of(data()).take(slice(0, 6)), Batch.of(data()).take(slice(6, 10))]
 Net = nn.Module

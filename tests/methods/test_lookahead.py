@@ -9,7 +9,7 @@ import torch
 from pytorch_optimizer import Lookahead as Oracle
 from torch import nn
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import (
     close,
     equal,
@@ -27,7 +27,10 @@ from whet.run import Run
 from whet.stack import Stack
 from whet.stage import Recipe, Stage
 
-CASE = Case(Lookahead(k=2, alpha=0.5))
+CASE = Case(
+    Lookahead(k=2, alpha=0.5),
+    cost=Cost(kept=1, copies=1),
+)
 
 
 def test_what_a_later_stage_thaws_begins_where_it_is() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import Net, data, equal, make_model, make_stack, weights
 from tests.methods.traps import trap
 from whet import hidden, modes, seeding
@@ -33,7 +33,9 @@ from whet.stack import Stack
 from whet.tasks.intents import TextEncoder
 
 CASE = Case(
-    ManifoldMixUp(at="embedding hidden"), accumulates="rows are mixed within their own micro-batch"
+    ManifoldMixUp(at="embedding hidden"),
+    accumulates="rows are mixed within their own micro-batch",
+    cost=Cost(inputs=3),
 )
 
 BATCHES = Batch.of(data()).split(6)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import (
     close,
     data,
@@ -40,6 +40,7 @@ from whet.stage import Recipe, Stage
 CASE = Case(
     MoCo(queue=10, momentum=0.9, dim=4, at="head"),
     accumulates="the views are drawn per micro-batch, and keys enter the queue with the update",
+    cost=Cost(asked=1, kept=1, copies=1, inputs=2),
 )
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from tests.methods.traps import trap
 from whet import modes, seeding
 from whet.batch import Batch
-from whet.embedding import within
+from whet.embedding import within_
 from whet.errors import InputError, NotApplicable
 from whet.method import method
 from whet.methods.fgm import FGM
@@ -28,6 +28,7 @@ CASE = Case(
     PGD(steps=3, step_size=0.4, epsilon=0.7),
     accumulates="one norm over the table belongs to each micro-batch's own gradient",
     processes=PGD(steps=3, step_size=0.4, epsilon=0.7, across="global"),
+    cost=Cost(forwards=4, backwards=4, copies=4),
 )
 
 PARTS = [Batch.of(data()).take(slice(0, 6)), Batch.of(data()).take(slice(6, 10))]
@@ -238,12 +239,13 @@ def test_a_name_that_matches_nothing_is_an_error(begin: Callable[[Net], Any]) ->
 
 def test_distances_are_pulled_back_by_their_norm() -> None:
     delta = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
-    assert torch.allclose(within(delta, 1.0, each=True), torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
-    assert within(delta, 1.0).norm() == pytest.approx(1.0)
-    assert torch.equal(within(delta, 6.0), delta)
-    assert not within(delta, 0.0).any()
+    rows = within_(delta.clone(), 1.0, each=True)
+    assert torch.allclose(rows, torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
+    assert within_(delta.clone(), 1.0).norm() == pytest.approx(1.0)
+    assert torch.equal(within_(delta.clone(), 6.0), delta)
+    assert not within_(delta.clone(), 0.0).any()
     big = torch.tensor([[300.0, 400.0]], dtype=torch.float16)  # squares are beyond its range
-    assert torch.allclose(within(big, 5.0).float(), torch.tensor([[3.0, 4.0]]))
+    assert torch.allclose(within_(big, 5.0).float(), torch.tensor([[3.0, 4.0]]))
 
 
 # what a pass leaves behind ---------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from tests.methods import pictures as pictured
 from tests.methods import record_torchattacks
@@ -35,6 +35,7 @@ CASE = Case(
     PGDInputs(epsilon=0.3, at="floats", steps=3, step_size=0.5),
     accumulates="the random start is drawn for each micro-batch anew",
     processes=PGDInputs(epsilon=0.3, at="floats", steps=3, step_size=0.5, init=0.0),
+    cost=Cost(forwards=4, backwards=4),
 )
 
 PARTS = Batch.of(data()).split(6)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_run, make_stack, weights
 from tests.methods.traps import trap
 from whet import seeding
@@ -23,6 +23,7 @@ from whet.stack import Stack
 CASE = Case(
     RDrop(),
     accumulates="its two passes differ by dropout, which draws for each micro-batch anew",
+    cost=Cost(forwards=2, backwards=2, copies=2, inputs=4),
 )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from tests.methods.pictures import IMAGES, drawn, given_to, learned, pictures
 from tests.methods.traps import trap
@@ -28,6 +28,7 @@ CASE = Case(
     RandomNoise(epsilon=2.0),
     accumulates="the noise is drawn for each micro-batch anew",
     processes=RandomNoise(epsilon=2.0, across="global"),
+    cost=Cost(forwards=2, backwards=2, copies=2),
 )
 
 PARTS = [Batch.of(data()).take(slice(0, 6)), Batch.of(data()).take(slice(6, 10))]

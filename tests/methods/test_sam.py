@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from tests.methods.traps import trap
 from whet import modes, seeding
@@ -25,7 +25,11 @@ from whet.objectives.objective import call
 from whet.stack import Stack
 from whet.training import Training
 
-CASE = Case(SAM(rho=0.2), processes=SAM(rho=0.2, across="global"))
+CASE = Case(
+    SAM(rho=0.2),
+    processes=SAM(rho=0.2, across="global"),
+    cost=Cost(forwards=2, backwards=2, copies=2),
+)
 
 PARTS = [Batch.of(data()).take(slice(0, 6)), Batch.of(data()).take(slice(6, 10))]
 Net = nn.Module

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import (
     close,
     data,
@@ -35,7 +35,10 @@ from whet.run import Run
 from whet.stack import Stack
 from whet.stage import Recipe, Stage
 
-CASE = Case(SelfDistillation(decay=0.9, weight=5.0, temperature=2.0))
+CASE = Case(
+    SelfDistillation(decay=0.9, weight=5.0, temperature=2.0),
+    cost=Cost(asked=1, kept=1, copies=1),
+)
 
 BATCHES = Batch.of(data()).split(6)
 SGD = {"name": "sgd", "lr": 0.1}

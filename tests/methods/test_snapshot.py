@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_run, make_stack, weights
 from tests.methods.traps import trap
 from whet.batch import Batch
@@ -23,7 +23,11 @@ from whet.methods.snapshot import Snapshot, cycle_ends, cyclic_share, set_rates
 from whet.predict import MeanPredictor, ModelPredictor, Predictor, State, model_state
 from whet.stack import Stack
 
-CASE = Case(Snapshot(cycles=2), judged=True)
+CASE = Case(
+    Snapshot(cycles=2),
+    judged=True,
+    cost=Cost(kept=1, copies=1),
+)
 
 
 def rates(optimizer: torch.optim.Optimizer) -> list[float]:

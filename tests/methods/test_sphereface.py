@@ -12,7 +12,7 @@ from pytorch_metric_learning.losses import SphereFaceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, make_model, make_run, make_stack, weights
 from tests.methods.test_cosface import agree, by_hand, learned, scaled
 from tests.methods.traps import trap
@@ -22,7 +22,9 @@ from whet.cosine import cosines
 from whet.margins import multiplied_angle, with_margin
 from whet.methods.sphereface import SphereFace, annealed
 
-CASE = Case(SphereFace(scale=8.0, base=4.0, decay=1.0, lowest=0.5), judged=True)
+CASE = Case(
+    SphereFace(scale=8.0, base=4.0, decay=1.0, lowest=0.5), judged=True, cost=Cost(inputs=3)
+)
 
 BATCHES = Batch.of(data()).split(6)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import (
     data,
     equal,
@@ -41,7 +41,11 @@ from whet.run import Run
 from whet.stack import Stack
 from whet.stage import Recipe
 
-CASE = Case(SWA(after=0.3, every=2, lr=(0.9, 0.3)), judged=True)
+CASE = Case(
+    SWA(after=0.3, every=2, lr=(0.9, 0.3)),
+    judged=True,
+    cost=Cost(kept=1, copies=1),
+)
 
 BATCHES = Batch.of(data()).split(6)
 PARAMETERS = [name for name, _ in make_model().named_parameters()]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tests.contract.case import Case
+from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, inputs, make_model, make_stack, weights
 from tests.contract.found import case, names
 from tests.methods.pictures import IMAGES, given_to, learned, pictures
@@ -33,6 +33,7 @@ from whet.stack import Stack
 CASE = Case(
     VAT(epsilon=0.5, at="floats", weight=2.0),
     accumulates="the direction that it begins with is drawn for each micro-batch anew",
+    cost=Cost(forwards=6, backwards=5, copies=2, inputs=7),
 )
 
 PARTS = Batch.of(data()).split(6)

@@ -100,8 +100,10 @@ class AdversarialConsistency(Consistency):
     Shapes: inputs `(N, ...)`; outputs `(N, C)` or `(N, T, V)`.
 
     Cost: K + 2 forward and backward passes of pgd, 3 of fgsm and fgm, 2 of noise, the attack's
-    without gradients of weights; as many more of the unlabelled rows, one forward only. Activation
-    checkpointing has to be non-reentrant. In the scope `embeddings` a compiled graph breaks.
+    without gradients of weights; as many more of the unlabelled rows, one forward only. The
+    activations of those with, and 2 more copies of a weight's gradient for a moment, where theirs
+    are added up. Activation checkpointing has to be non-reentrant. In the scope `embeddings` a
+    compiled graph breaks.
 
     Raises:
         InputError: no floating input matches, or `std` or the range fit no channels.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whet import attack, mixing
 from whet.attack import Inputs
-from whet.ball import Ball
+from whet.ball import Ball, boxed, signs
 from whet.batch import Batch, map_leaves
 from whet.forward import Forward, Window
 from whet.method import (
@@ -39,9 +39,10 @@ def climbed(
     >>> climbed(torch.tensor([0.1, 0.0]), torch.tensor([2.0, -3.0]), 0.3).tolist()
     [0.30000001192092896, -0.30000001192092896]
     """
+    if gradient is None:
+        return delta.detach()
     radius = torch.as_tensor(epsilon, dtype=delta.dtype, device=delta.device)
-    around = Ball(torch.zeros_like(delta), radius)
-    return around.climbed(delta.detach(), gradient, step_size)
+    return boxed(delta.detach() + step_size * radius * signs(gradient), radius)
 
 
 @method
@@ -272,7 +273,9 @@ def _first(delta: Tensor | None, x: Tensor) -> Tensor:
     """As many rows of a delta as x has; zeros for those that have none yet."""
     if delta is None or delta.shape[1:] != x.shape[1:]:
         return torch.zeros_like(x)
-    rows = delta[: len(x)].to(x)
+    rows = delta[: len(x)].detach().to(x)
+    if len(rows) == len(x):
+        return rows
     return torch.cat([rows, x.new_zeros((len(x) - len(rows), *x.shape[1:]))])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from whet import embedding, modes, seeding
 from whet.batch import Batch
-from whet.embedding import Call, Shift, sized, within
+from whet.embedding import Call, Shift, sized, within_
 from whet.errors import NotApplicable
 from whet.forward import Forward
 from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
@@ -148,7 +148,7 @@ class FreeLB(Method):
             gradient = call.gradient()
             if gradient is not None:
                 moved = call.delta.detach() + sized(gradient, self.step_size, each=True)
-                call.move(within(moved, self.epsilon, each=True) if self.epsilon > 0 else moved)
+                call.move(within_(moved, self.epsilon, each=True) if self.epsilon > 0 else moved)
 
     # the moments -----------------------------------------------------------------------------
     def build(self, run: Training) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from whet import modes
 from whet.attack import attack_pass
-from whet.embedding import sized, within
+from whet.embedding import sized, within_
 from whet.forward import Forward
 from whet.method import Card, InnerBackward, Layer, Resource, method
 from whet.perturbation import Move, Perturbation, Vectors
@@ -137,8 +137,10 @@ class PGD(Perturbation):
     def _step(self, delta: Tensor | None, gradient: Tensor | None) -> Tensor | None:
         if gradient is None:
             return delta
-        step = sized(gradient, self.step_size, each=self.each)
-        return within(step if delta is None else delta + step, self.epsilon, each=self.each)
+        moved = sized(gradient, self.step_size, each=self.each)
+        if delta is not None:
+            moved += delta
+        return within_(moved, self.epsilon, each=self.each)
 
     # the moments -----------------------------------------------------------------------------
     def backward(self, run: Training, forward: Forward, inner: InnerBackward) -> None:

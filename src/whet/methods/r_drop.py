@@ -78,7 +78,8 @@ class RDrop(Method):
 
     Shapes: outputs `(N, C)` or `(N, T, V)`; the divergence has a value per item.
 
-    Cost: 2 forward and backward passes, or 1 of twice the rows.
+    Cost: 2 forward and backward passes, or 1 of twice the rows; the activations of both at once.
+    With two forwards 2 more copies of a weight's gradient for a moment, where both are added up.
 
     Raises:
         NotApplicable: the model has no dropout, so both passes are the same; or an objective

@@ -36,7 +36,8 @@ class SAM(Method):
             rows were a batch (m-sharpness), for one all-reduce a step. `global`: all climb that of
             the whole window, for one all-reduce a pass; equal to one process.
 
-    Cost: 2 forward and backward passes; 1 copy of the weights.
+    Cost: 2 forward and backward passes; 1 copy of the weights, for a moment another of the
+    largest one.
 
     Paper: Foret et al. 2021, arXiv:2010.01412; adaptive: Kwon et al. 2021, arXiv:2102.11600.
 

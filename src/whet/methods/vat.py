@@ -91,8 +91,9 @@ class VAT(Consistency):
     Shapes: inputs `(N, ...)`, the norm over all but N; outputs `(N, C)` or `(N, T, V)`.
 
     Cost: 3 forward and backward passes, of which one has no gradients of weights; 3 more of the
-    unlabelled rows, one forward only. Activation checkpointing has to be non-reentrant. In the
-    scope `embeddings` a compiled graph breaks.
+    unlabelled rows, one forward only. The activations of all that have, and 2 more copies of a
+    weight's gradient for a moment, where theirs are added up. Activation checkpointing has to be
+    non-reentrant. In the scope `embeddings` a compiled graph breaks.
 
     Raises:
         InputError: no floating input matches, or `std` or the range fit no channels.
