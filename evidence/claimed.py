@@ -3,7 +3,10 @@
 from evidence.claims import Claim, everywhere
 
 PARTS = ("ag_news_adversarial", "intents_adversarial")
-LATER = "the method is not there yet."
+HEADS = [
+    f"cosface:scale=16:margin={margin}{data}"
+    for data in ("@data=0.01", "@data=0.1", "") for margin in ("0.35", "0")
+]  # fmt: skip
 
 CLAIMED = [
     Claim(
@@ -63,7 +66,19 @@ CLAIMED = [
             "Not supported here: no gain in average precision is shown, and the mean is a loss."
         ),
     ),
-    Claim("Margin softmax helps when data are few, not when they are many", missing=LATER),
+    Claim(
+        "Margin softmax helps when data are few, not when they are many",
+        "CosFace with its margin gains on a hundredth and a tenth of the training rows, and not on "
+        "all of them.",
+        "the baseline on the same rows; the cosine head without a margin beside it",
+        arms={"intents_margins": HEADS, "fashion_mnist_margins": HEADS},
+        conclusion=(
+            "Found on Intents, with 77 classes: +7.6 points on a hundredth of the rows, about one "
+            "a class, and nothing shown on all. Most of it is the cosine head's own, +4.9 points "
+            "without a margin; on a tenth that head alone helps. Not found on Fashion-MNIST, with "
+            "ten classes: there the margin gains nothing on few rows and costs 1.8 points on all."
+        ),
+    ),
     Claim(
         "Domain post-training helps far domains, not news",
         missing="masked pre-training of a language model is not there yet.",

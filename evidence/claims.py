@@ -112,13 +112,19 @@ def rows(study: str, arms: Sequence[str]) -> Iterator[str]:
     """A table's rows for arms of a study; an arm that was not tried there has none."""
     verdicts = json.loads((HERE / "results" / study / "verdicts.json").read_text())
     metric = verdicts["metric"].replace("_", " ")
-    for each in (e for arm in arms for e in verdicts["comparisons"] if e["arm"] == arm):
+    for each in (e for arm in arms for e in compared(verdicts) if e["arm"] == arm):
         step = ((each["cost"] or {}).get("step") or {}).get("value")
         yield (
             f"| {study} | {metric} | {each['arm'].replace('|', ' or ')} | {signed(each['gain'])} "
             f"| {signed(each['low'])} to {signed(each['high'])} "
             f"| {'–' if step is None else f'{step:.2f}×'} | {each['verdict']} |"
         )
+
+
+def compared(verdicts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Every arm against its baseline: on all of the data, and on fractions of it."""
+    further = [each for each in verdicts.get("further", ()) if each["key"].startswith("baseline@")]
+    return [*verdicts["comparisons"], *(arm for each in further for arm in each["comparisons"])]
 
 
 def signed(value: Any) -> str:

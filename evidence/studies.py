@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from evidence.claims import MAIN
 from whet.code_files import imported
 
 HERE = Path(__file__).parent
@@ -74,7 +75,7 @@ def keep(name: str) -> None:
 def references() -> None:
     """What each reference reaches on the judge parts of the studies' seeds."""
     found = {}
-    for name in COMMANDS:
+    for name in MAIN:
         module = imported(TASKS / f"{name}.py", "it is one of the evidence")
         values = [module.reference(seed) for seed in range(SEEDS)]
         found[name] = {"reference": module.REFERENCE, "values": values}

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evidence.claims import signed
+from evidence.claims import compared, signed
 from website.markdown import code, table
 from whet.study.catalogue import CHINESE, ENGLISH
 
@@ -50,7 +50,7 @@ def section(name: str, language: str) -> str:
 def _rows(name: str, language: str) -> Iterator[list[str]]:
     for study, verdicts in _studies().items():
         metric = verdicts["metric"].replace("_", " ")
-        for each in verdicts["comparisons"]:
+        for each in compared(verdicts):
             if methods(each["arm"]) != [name]:
                 continue
             step = ((each["cost"] or {}).get("step") or {}).get("value")
