@@ -12,7 +12,7 @@ from whet import attack
 from whet.agreement import Consistency, Distance, Places
 from whet.ball import Ball
 from whet.errors import NotApplicable
-from whet.method import Card, method
+from whet.method import LATE, Card, method
 from whet.objectives.families import Family
 from whet.settings import choice, number
 from whet.training import Training
@@ -129,6 +129,7 @@ class AdversarialConsistency(Consistency):
     step_size: float = number(default=0.5, low=0.0)
 
     name: ClassVar[str] = "adversarial_consistency"
+    span = LATE
     card: ClassVar[Card] = Card(
         title="Adversarial consistency", paper="arXiv:1901.08573",
         cost="K + 2 forward and backward passes (5); as many more for unlabelled rows", tier=2,

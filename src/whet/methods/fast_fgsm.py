@@ -19,6 +19,7 @@ from whet.embedding import Shift
 from whet.errors import InputError
 from whet.forward import Forward
 from whet.method import (
+    LATE,
     Card,
     InnerBackward,
     InnerForward,
@@ -118,6 +119,7 @@ class FastFGSM(Method):
     exclude: tuple[str, ...] = embedding.NOT_WORDS
 
     name: ClassVar[str] = "fast_fgsm"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = by_settings(
         lambda attack: frozenset(

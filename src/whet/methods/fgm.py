@@ -11,7 +11,7 @@ from torch import nn
 from whet import modes
 from whet.embedding import sized
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, Layer, Resource, method
+from whet.method import LATE, Card, InnerBackward, Layer, Resource, method
 from whet.perturbation import Perturbation
 from whet.training import Training
 from whet.world import World
@@ -66,6 +66,7 @@ class FGM(Perturbation):
     """
 
     name: ClassVar[str] = "fgm"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}

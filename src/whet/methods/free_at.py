@@ -17,6 +17,7 @@ from whet.ball import Ball
 from whet.batch import Batch, map_leaves
 from whet.forward import Forward, Window
 from whet.method import (
+    LATE,
     Card,
     InnerBackward,
     InnerForward,
@@ -107,6 +108,7 @@ class FreeAT(Method):
     at: str = "*"
 
     name: ClassVar[str] = "free_at"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.MOVED_INPUTS})
     whole_weights: ClassVar[bool | str] = False

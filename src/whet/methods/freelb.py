@@ -14,7 +14,7 @@ from whet.batch import Batch
 from whet.embedding import Call, Shift, sized, within
 from whet.errors import NotApplicable
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
+from whet.method import LATE, Card, InnerBackward, InnerForward, Layer, Method, Resource, method
 from whet.settings import number
 from whet.training import Training
 
@@ -64,6 +64,7 @@ class FreeLB(Method):
     exclude: tuple[str, ...] = embedding.NOT_WORDS
 
     name: ClassVar[str] = "freelb"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
     whole_weights: ClassVar[bool | str] = False

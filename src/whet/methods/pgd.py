@@ -12,7 +12,7 @@ from whet import modes
 from whet.attack import attack_pass
 from whet.embedding import sized, within
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, Layer, Resource, method
+from whet.method import LATE, Card, InnerBackward, Layer, Resource, method
 from whet.perturbation import Move, Perturbation, Vectors
 from whet.settings import number
 from whet.training import Training
@@ -76,6 +76,7 @@ class PGD(Perturbation):
     step_size: float = number(default=0.3, low=0.0)
 
     name: ClassVar[str] = "pgd"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}

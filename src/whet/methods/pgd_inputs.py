@@ -13,7 +13,7 @@ from whet.attack import Blend, Inputs, attack_pass
 from whet.ball import Ball
 from whet.batch import Batch
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
+from whet.method import LATE, Card, InnerBackward, InnerForward, Layer, Method, Resource, method
 from whet.settings import choice, number
 from whet.training import Training
 
@@ -97,6 +97,7 @@ class PGDInputs(Method):
     at: str = "*"
 
     name: ClassVar[str] = "pgd_inputs"
+    span = LATE
     scope: ClassVar[str] = "inputs"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset(

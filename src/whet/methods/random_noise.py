@@ -15,7 +15,16 @@ from whet.batch import Batch
 from whet.embedding import sized
 from whet.errors import InputError
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, InnerForward, Layer, Resource, by_settings, method
+from whet.method import (
+    LATE,
+    Card,
+    InnerBackward,
+    InnerForward,
+    Layer,
+    Resource,
+    by_settings,
+    method,
+)
 from whet.perturbation import Perturbation
 from whet.settings import choice, fields, number
 from whet.training import Training
@@ -111,6 +120,7 @@ class RandomNoise(Perturbation):
     )
 
     name: ClassVar[str] = "random_noise"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = by_settings(
         lambda attack: frozenset(

@@ -11,7 +11,7 @@ from torch import Tensor
 from whet import seeding
 from whet.agreement import Consistency, Distance, Places
 from whet.ball import Ball, noise
-from whet.method import Card, method
+from whet.method import LATE, Card, method
 from whet.settings import number
 from whet.training import Training
 
@@ -117,6 +117,7 @@ class VAT(Consistency):
     iterations: int = number(default=1, low=1, whole=True)
 
     name: ClassVar[str] = "vat"
+    span = LATE
     outside: ClassVar[tuple[str, ...]] = ("adversarial_consistency",)  # terms in one order
     card: ClassVar[Card] = Card(
         title="Virtual adversarial training (VAT)", paper="arXiv:1704.03976",

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
+from whet.methods import span, spanning
 from whet.study.plan import BASELINE, Arm, Node, Settings, canonical
 
 Span = tuple[float, float]
@@ -39,12 +39,6 @@ class Trunk:
         return f"trunk of {named} to {self.until:g}{less}"
 
 
-def span(settings: Mapping[str, Any]) -> Span:
-    """The part of training that a method takes."""
-    a, b = settings.get("during") or (0.0, 1.0)
-    return float(a), float(b)
-
-
 def cuts(arms: Iterable[Arm]) -> list[float]:
     """Where some method of some arm begins or ends, or a stage follows that some arms add."""
     every = list(arms)
@@ -60,8 +54,7 @@ def so_far(methods: Iterable[Settings], cut: float, ahead: Collection[str] = ())
         a, b = span(settings)
         if a < cut:
             end = b if b < cut or settings["name"] in ahead else 1.0
-            rest = {name: value for name, value in settings.items() if name != "during"}
-            acted.append(rest if (a, end) == (0.0, 1.0) else rest | {"during": [a, end]})
+            acted.append(spanning(settings, a, end))
     return Trunk(cut, tuple(acted))
 
 
