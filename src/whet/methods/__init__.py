@@ -83,6 +83,7 @@ def _entry(kind: type[Method]) -> dict[str, Any]:
         "owns": sorted(one.value for one in kind.owns),
         "uses": sorted(one.value for one in kind.uses), **several,
         "companions": sorted(kind.companions), "looks_ahead": kind.looks_ahead,
+        "during": list(kind.span),
         "cost": card.cost, "tier": card.tier, "phase": card.phase, "data": card.data,
         "avoid_when": card.avoid_when, "status": card.status, "zh": dict(card.zh),
         "settings": [_setting(field) for field in settings.fields(kind)],

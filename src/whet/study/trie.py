@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
-from whet.methods import span, spanning
 from whet.study.plan import BASELINE, Arm, Node, Settings, canonical
 
 Span = tuple[float, float]
@@ -39,6 +39,12 @@ class Trunk:
         return f"trunk of {named} to {self.until:g}{less}"
 
 
+def span(settings: Mapping[str, Any]) -> Span:
+    """The part of training that a method takes; an arm's settings say where that is not all."""
+    a, b = settings.get("during") or (0.0, 1.0)
+    return float(a), float(b)
+
+
 def cuts(arms: Iterable[Arm]) -> list[float]:
     """Where some method of some arm begins or ends, or a stage follows that some arms add."""
     every = list(arms)
@@ -48,13 +54,16 @@ def cuts(arms: Iterable[Arm]) -> list[float]:
 
 
 def so_far(methods: Iterable[Settings], cut: float, ahead: Collection[str] = ()) -> Trunk:
-    """What has acted up to a cut; methods named in `ahead` depend on where their span ends."""
+    """What has acted up to a cut; methods named in `ahead` depend on where their span ends.
+
+    Spans are written out, whatever a method's own is: so what is alike is equal.
+    """
     acted = []
     for settings in methods:
         a, b = span(settings)
         if a < cut:
             end = b if b < cut or settings["name"] in ahead else 1.0
-            acted.append(spanning(settings, a, end))
+            acted.append({**settings, "during": [a, end]})
     return Trunk(cut, tuple(acted))
 
 
