@@ -80,4 +80,4 @@ def tokens(*methods: Method) -> Chunk:
 
 
 def fgm() -> Chunk:
-    return tokens(FGM())
+    return tokens(FGM().during(0, 1))
