@@ -109,7 +109,8 @@ class AdversarialConsistency(Consistency):
             prediction is a target that has no gradient; no embedding matches; or the output does
             not depend on what is to be moved.
 
-    Paper: Zhang et al. 2019 (TRADES), arXiv:1901.08573. Best begun late: `.during(0.25, 1)`.
+    Paper: Zhang et al. 2019 (TRADES), arXiv:1901.08573. It begins at a quarter of
+    training; `.during(0, 1)` begins at once.
 
     >>> from torch import nn
     >>> from whet.attack import attack_pass

@@ -86,8 +86,8 @@ class FreeAT(Method):
             batch lies outside of the range.
         NotApplicable: there is no loss.
 
-    Paper: Shafahi et al. 2019, arXiv:1904.12843. Best begun late: `.during(0.25, 1)`. `fast_fgsm`
-    is as quick; `random_noise` is the control.
+    Paper: Shafahi et al. 2019, arXiv:1904.12843. It begins at a quarter of training;
+    `.during(0, 1)` begins at once. `fast_fgsm` is as quick; `random_noise` is the control.
 
     >>> from torch import nn
     >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0])

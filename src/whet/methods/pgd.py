@@ -59,7 +59,8 @@ class PGD(Perturbation):
         InputError: used alone, `attack` outside of `watch` in the scopes that need it.
 
     Paper: Madry et al. 2018, arXiv:1706.06083, there on images and without the clean loss
-    (`pgd_inputs`). Best begun late: `PGD().during(0.25, 1)`. `random_noise` is its control.
+    (`pgd_inputs`). It begins at a quarter of training; `.during(0, 1)` begins at
+    once. `random_noise` is its control.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))

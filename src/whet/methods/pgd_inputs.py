@@ -76,8 +76,9 @@ class PGDInputs(Method):
             batch lies outside of the range.
         NotApplicable: the loss does not depend on the inputs, or there is no loss.
 
-    Paper: Madry et al. 2018, arXiv:1706.06083; FGSM: Goodfellow et al. 2015, arXiv:1412.6572. Best
-    begun late: `.during(0.25, 1)`. `fast_fgsm` costs a quarter; `random_noise` is the control.
+    Paper: Madry et al. 2018, arXiv:1706.06083; FGSM: Goodfellow et al. 2015, arXiv:1412.6572. It
+    begins at a quarter of training; `.during(0, 1)` begins at once. `fast_fgsm` costs a quarter;
+    `random_noise` is the control.
 
     >>> from torch import nn
     >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0])

@@ -100,8 +100,8 @@ class RandomNoise(Perturbation):
         InputError: a setting of the other kind of scope is given; used alone, `attack` outside of
             `watch`, or on inputs; else as `pgd_inputs`.
 
-    Paper: Miyato, Dai & Goodfellow 2017, arXiv:1605.07725, where it is the control. Placed as the
-    attack is: `.during(0.25, 1)`.
+    Paper: Miyato, Dai & Goodfellow 2017, arXiv:1605.07725, where it is the control. As the attacks
+    do, it begins at a quarter of training; `.during(0, 1)` begins at once.
 
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
     >>> ids, labels = torch.tensor([[1, 2, 3]]), torch.tensor([0])

@@ -99,8 +99,8 @@ class VAT(Consistency):
         NotApplicable: an objective whose outputs are no distribution; no embedding matches; or the
             output does not depend on what is to be moved.
 
-    Paper: Miyato et al. 2018, arXiv:1704.03976. Best begun late: `.during(0.25, 1)`;
-    `adversarial_consistency` with attack="noise" is its control.
+    Paper: Miyato et al. 2018, arXiv:1704.03976. It begins at a quarter of training;
+    `.during(0, 1)` begins at once. `adversarial_consistency` with attack="noise" is its control.
 
     >>> from torch import nn
     >>> from whet.attack import attack_pass

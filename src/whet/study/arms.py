@@ -1,4 +1,4 @@
-"""Arms from what the command line says: `ema,fgm` or `ema:decay=0.99,fgm:during=[0.25,1]`.
+"""Arms from what the command line says: `ema,fgm` or `ema:decay=0.99,fgm:during=[0.5,1]`.
 
 A setting may have several values, as `ema:decay=0.9|0.99:warmup=true|false`: that is an arm for
 each combination of a method's own settings. Within brackets or quotes `|` is part of a value.
@@ -68,8 +68,8 @@ def parse(text: str, catalogue: Iterable[Mapping[str, Any]], own: Own | None = N
 def written(methods: Sequence[str | Mapping[str, Any]]) -> str:
     """A list of names and settings as the command line says it.
 
-    >>> written(["ema", {"name": "fgm", "during": [0.25, 1]}])
-    'ema,fgm:during=[0.25, 1]'
+    >>> written(["ema", {"name": "fgm", "during": [0.5, 1]}])
+    'ema,fgm:during=[0.5, 1]'
     """
     items = [{"name": each} if isinstance(each, str) else dict(each) for each in methods]
     return ",".join(
