@@ -131,7 +131,8 @@ def group(cost: Cost) -> Group:
         f"{key}{how}" for how in ("", " by hand", " in two passes", " of bert4torch")
     )
     makers: dict[str, Callable[[], Chunk]] = {
-        "plain step": partial(with_whet, work), own: partial(with_whet, work, cost.method),
+        "plain step": partial(with_whet, work),
+        own: partial(with_whet, work, cost.method.during(0, 1)),
         "plain by hand": partial(by_hand, work, snippets.plain),
         hand: partial(by_hand, work, cost.snippet),
     }  # fmt: skip

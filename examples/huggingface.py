@@ -54,7 +54,7 @@ arguments = TrainingArguments(
 trainer = WithMethods(
     BertForSequenceClassification(config), arguments, train_dataset=rows(task.train),
     eval_dataset=rows(task.select, 400), compute_metrics=accuracy,
-    methods=[FGM(epsilon=0.5).during(0.25, 1), RDrop(), EMA(0.98)],
+    methods=[FGM(epsilon=0.5), RDrop(), EMA(0.98)],
 )  # fmt: skip
 trainer.train()
 print(trainer.evaluate(rows(task.judge, 400), metric_key_prefix="judge"))  # the best average

@@ -27,9 +27,9 @@ ABOUT = About(
     optimizer={"name": "adamw", "lr": 0.003, "weight_decay": 0.01},
     schedule={"name": "cosine", "warmup": 0.1},
     settings={
-        "ema": {"decay": 0.98}, "fast_fgsm": {"epsilon": 0.03, "during": [0.25, 1]},
-        "pgd_inputs": {"epsilon": 0.03, "during": [0.25, 1]},
-        "random_noise": {"scope": "inputs", "epsilon": 0.03, "during": [0.25, 1]},
+        "ema": {"decay": 0.98}, "fast_fgsm": {"epsilon": 0.03},
+        "pgd_inputs": {"epsilon": 0.03},
+        "random_noise": {"scope": "inputs", "epsilon": 0.03},
     },
 )  # fmt: skip
 

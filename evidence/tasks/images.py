@@ -16,9 +16,8 @@ from whet.task import Task
 
 REFERENCE = "random forest of 200 trees on the pixels"
 SETTINGS = {
-    "ema": {"decay": 0.98}, "fast_fgsm": {"during": [0.25, 1]},
-    "pgd_inputs": {"during": [0.25, 1]},
-    "random_noise": {"scope": "inputs", "epsilon": 8 / 255, "during": [0.25, 1]},
+    "ema": {"decay": 0.98},
+    "random_noise": {"scope": "inputs", "epsilon": 8 / 255},
 }  # fmt: skip
 
 

@@ -16,11 +16,7 @@ from whet.data.splitting import split
 from whet.task import Task
 from whet.tasks.churn import TableNet
 
-SETTINGS = {
-    "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
-    "fast_fgsm": {"during": [0.25, 1]}, "pgd": {"during": [0.25, 1]},
-    "pgd_inputs": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
-}  # fmt: skip
+SETTINGS = {"ema": {"decay": 0.98}}
 
 
 def task(name: str, seed: int, metrics: Sequence[str]) -> Task:

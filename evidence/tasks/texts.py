@@ -17,9 +17,8 @@ from whet.data.vocabulary import Vocabulary
 from whet.task import Task
 
 SETTINGS = {
-    "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
-    "pgd": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
-    "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
+    "ema": {"decay": 0.98},
+    "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01},
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from whet import checkpoint, description, spans
 from whet.callback import Callback
 from whet.errors import CheckpointError
-from whet.methods import registry
+from whet.methods import registry, span
 
 if TYPE_CHECKING:
     from whet.description import Description
@@ -83,17 +83,12 @@ def so_far(recipe: Description, at: int, updates: int, total: int) -> Descriptio
     methods = {
         key: given | {"during": _open(key, given, updates, total)}
         for key, given in stages[at]["methods"].items()
-        if spans.cut(_span(given)[0], total) < updates
+        if spans.cut(span(given)[0], total) < updates
     }
     return {"stages": [*stages[:at], stages[at] | {"methods": methods}]}
 
 
-def _span(given: Mapping[str, Any]) -> tuple[float, float]:
-    a, b = given.get("during") or (0.0, 1.0)
-    return float(a), float(b)
-
-
 def _open(key: str, given: Mapping[str, Any], updates: int, total: int) -> list[float]:
-    a, b = _span(given)
+    a, b = span(given)
     ahead = spans.cut(b, total) >= updates and not registry()[key.partition(":")[0]].looks_ahead
     return [a, 1.0 if ahead else b]

@@ -79,11 +79,10 @@ def companions(given: Sequence[Settings]) -> list[dict[str, Any]]:
     ends: dict[str, list[float]] = {}
     for each in given:
         for one in methods.registry()[str(each["name"])].companions - names:
-            ends.setdefault(one, []).extend(each.get("during") or (0.0, 1.0))
-    spans = {name: [min(those), max(those)] for name, those in sorted(ends.items())}
+            ends.setdefault(one, []).extend(methods.span(each))
     return [
-        {"name": name} | ({} if span == [0.0, 1.0] else {"during": span})
-        for name, span in spans.items()
+        methods.spanning({"name": name}, min(those), max(those))
+        for name, those in sorted(ends.items())
     ]
 
 

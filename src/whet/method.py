@@ -100,6 +100,9 @@ def by_settings(of: Callable[[Any], Any]) -> Any:
     return _BySettings(of)
 
 
+LATE = (0.25, 1.0)  # the part of training of what damages a network that knows nothing yet
+
+
 class Method:
     """A training method; a subclass overrides only the moments it changes.
 
@@ -124,7 +127,7 @@ class Method:
     whole_weights: ClassVar[bool | str] = True
     card: ClassVar[Card]
 
-    span: tuple[float, float] = (0.0, 1.0)
+    span: tuple[float, float] = (0.0, 1.0)  # where the user says nothing: a subclass may differ
     label: str | None = None
 
     # moments ---------------------------------------------------------------------------------
@@ -233,7 +236,7 @@ class Method:
         values = {f.name: getattr(self, f.name) for f in settings.fields(type(self))}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         extra: dict[str, Any] = {}
-        if self.span != (0.0, 1.0):
+        if self.span != type(self).span:
             extra["during"] = list(self.span)
         if self.label:
             extra["label"] = self.label
@@ -263,7 +266,7 @@ class Method:
         ]
         text = f"{self.key}({', '.join(shown)})"
         a, b = self.span
-        return text if self.span == (0.0, 1.0) else f"{text}.during({a:g}, {b:g})"
+        return text if self.span == type(self).span else f"{text}.during({a:g}, {b:g})"
 
 
 @dataclass_transform(

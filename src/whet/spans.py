@@ -16,8 +16,8 @@ def check(methods: Sequence[Method], total: int | None) -> None:
     partial = [m for m in methods if m.span != (0.0, 1.0)]
     if partial and total is None:
         raise InputError(
-            f"{', '.join(m.key for m in partial)} takes part in a fraction of training, so the "
-            "stack must know its length: pass updates=N to Stack."
+            f"{', '.join(map(_told, partial))} takes part in a fraction of training, so the stack "
+            f"must know its length: pass updates=N to Stack, or {partial[0].key}.during(0, 1)."
         )
     for method in partial:
         enters, leaves = cuts(method, total)
@@ -26,6 +26,11 @@ def check(methods: Sequence[Method], total: int | None) -> None:
                 f"{method!r} takes part in no update: the stage has only {total}. Widen the span, "
                 "or train longer."
             )
+
+
+def _told(method: Method) -> str:
+    a, b = method.span
+    return f"{method.key} ({a:g} to {b:g}{', its default' * (method.span == type(method).span)})"
 
 
 def cuts(method: Method, total: int | None) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class Stack:
             method builds parameters (`stack.parameters()`).
         scheduler: stepped once for each update that happened.
         scaler: a GradScaler for fp16.
-        updates: length of the stage, needed where a method has a span or a cycle.
+        updates: length of the stage, needed where a method has a span (FGM by default) or a cycle.
         data: the training data, for methods that read it themselves (PreciseBN).
         batch_size: rows per batch of `data`.
         resources: what methods name in `needs`: unlabelled data, views, a teacher.

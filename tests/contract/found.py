@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.contract.case import Case
 from whet import nesting
-from whet.methods import registry
+from whet.method import LATE, Method
+from whet.methods import make, registry
 
 ALL = 400  # up to so many pairs, all of them are run at every change (about 0.1 s each)
 SHARDS = 4
@@ -28,8 +29,19 @@ def case(name: str) -> Case:
     return found
 
 
+def by_itself(name: str) -> Method:
+    """A method's case, but in the part of training that is its own."""
+    given = case(name).method.settings()
+    return make({key: value for key, value in given.items() if key != "during"})
+
+
 def names() -> list[str]:
     return list(registry())
+
+
+def late() -> list[str]:
+    """The methods that begin late where nobody says otherwise."""
+    return [name for name, kind in registry().items() if kind.span == LATE]
 
 
 def refused(a: str, b: str) -> bool:

@@ -148,11 +148,10 @@ def test_hooks_act_in_a_graph_that_was_made_before_them(given: dict[str, Any]) -
     def compiled(stack: Stack) -> None:
         stack.run.model = callables[0]
 
-    (plain, _), (found, _) = (
-        trained(methods.make(given)), trained(methods.make(given), compiled, make_graph),
-    )  # fmt: skip
+    method = methods.make(given).during(0, 1)
+    (plain, _), (found, _) = trained(method), trained(method, compiled, make_graph)
     assert close(found, plain, atol=1e-6)
-    heads = members_of([methods.make(given)])
+    heads = members_of([method])
     without, _ = trained(None, members=heads)
     learned = dict(make_model(members=heads).named_parameters())
     assert max((found[key] - without[key]).abs().max() for key in learned) > 1e-3
@@ -173,7 +172,7 @@ def test_a_run_of_a_wrapped_model_in_half_precision() -> None:
     """Names in the model begin otherwise then, and Fabric stands around all of it."""
 
     def run(wrapped: bool) -> Run:
-        given = [methods.make(one) for one in ("ema", "precise_bn", SCOPES[0])]
+        given = [methods.make(one).during(0, 1) for one in ("ema", "precise_bn", SCOPES[0])]
         task = make_task()
         if wrapped:
             task = replace(task, model=torch.compile(task.model, backend="eager"))
@@ -238,6 +237,6 @@ if ALL:
         def compiled(stack: Stack) -> None:
             stack.run.model = torch.compile(stack.run.module)
 
-        method = methods.make(SCOPES[0])
+        method = methods.make(SCOPES[0]).during(0, 1)
         (plain, _), (found, _) = trained(method), trained(method, compiled)
         assert close(found, plain, atol=1e-5)

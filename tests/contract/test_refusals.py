@@ -285,13 +285,15 @@ def beside_free(other: dict[str, Any]) -> Callable[[], None]:
     return show
 
 
+AT_ONCE = {"during": [0, 1]}
 FAST = {"name": "fast_fgsm", "scope": "embeddings", "epsilon": 0.1, "watch": 0, "step_size": 2.0}
-FGM = {"name": "fgm", "epsilon": 4.0}
-FREE = {"name": "free_at", "at": "floats", "epsilon": 0.3, "replays": 2}
-FREELB = {"name": "freelb", "step_size": 1.0}
-PGD = {"name": "pgd", "step_size": 2.0, "epsilon": 4.0}
-INPUTS = {"name": "pgd_inputs", "at": "floats", "epsilon": 0.3, "clean_weight": 0.5}
-NOISE = {"name": "random_noise", "epsilon": 4.0}
+FAST |= AT_ONCE
+FGM = {"name": "fgm", "epsilon": 4.0, **AT_ONCE}
+FREE = {"name": "free_at", "at": "floats", "epsilon": 0.3, "replays": 2, **AT_ONCE}
+FREELB = {"name": "freelb", "step_size": 1.0, **AT_ONCE}
+PGD = {"name": "pgd", "step_size": 2.0, "epsilon": 4.0, **AT_ONCE}
+INPUTS = {"name": "pgd_inputs", "at": "floats", "epsilon": 0.3, "clean_weight": 0.5, **AT_ONCE}
+NOISE = {"name": "random_noise", "epsilon": 4.0, **AT_ONCE}
 HEADS: list[dict[str, Any]] = [
     {"name": "arcface", "scale": 8.0}, {"name": "cosface", "scale": 8.0},
     {"name": "sphereface", "scale": 8.0, "base": 5.0},

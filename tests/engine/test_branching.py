@@ -15,7 +15,7 @@ from tests.contract.fixture import (
     make_task,
     members_of,
 )
-from tests.contract.found import case, names
+from tests.contract.found import by_itself, case, late, names
 from tests.contract.test_singles import same
 from whet.branching import Untold, branch
 from whet.errors import CheckpointError
@@ -75,6 +75,20 @@ def test_a_method_at_the_start_shares_its_trunk_with_the_whole(name: str, tmp_pa
         run = made([method.during(0.0, end)])
         branch(run, tmp_path / "checkpoints")
         assert alike(made([method.during(0.0, end)]).fit(), run.fit())
+
+
+@pytest.mark.parametrize("name", late())
+def test_what_begins_late_by_itself_begins_from_the_baselines_trunk(
+    name: str, tmp_path: Path
+) -> None:
+    method, at_once = by_itself(name), case(name).method
+    trunk([], tmp_path, 2)
+    run = made([method])
+    branch(run, tmp_path / "checkpoints")
+    assert run.updates == 2
+    assert alike(made([method]).fit(), run.fit())
+    with pytest.raises(CheckpointError, match=f"otherwise up to update 2: .*{name}"):
+        branch(made([at_once]), tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize("until", range(1, ALL))

@@ -123,8 +123,8 @@ def test_second_backwards_are_under_the_same_scale(
         send(self, *args, **more)
 
     noting = Noting(growth=1)
-    plain = make_stack([methods.make(given)])
-    scaled = make_stack([methods.make(given)], scaler=noting)
+    method = methods.make(given).during(0, 1)
+    plain, scaled = make_stack([method]), make_stack([method], scaler=noting)
     for at, window in enumerate(windows()[:3]):
         plain.gradients(plain.window(window))
         noting.scales.clear(), passes.clear()

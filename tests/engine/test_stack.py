@@ -235,7 +235,8 @@ class TestSpans:
         assert trained((0.34, 0.99), 10)["forward"] == [3, 4, 5, 6, 7, 8]
 
     def test_a_span_needs_a_length(self) -> None:
-        with pytest.raises(InputError, match=r"logged takes part in a fraction.*updates=N"):
+        said = r"logged \(0\.5 to 1\) takes part in a frac.*updates=N.*or logged\.during\(0, 1\)"
+        with pytest.raises(InputError, match=said):
             stack(Logged().during(0.5))
 
     def test_a_span_without_an_update(self) -> None:

@@ -54,7 +54,11 @@ def requests(place: str, rows: int = 16) -> list[dict[str, Tensor]]:
 
 
 def methods(scope: str) -> list[Method]:
-    return [FGM(epsilon=0.5, at="*word*", scope=scope), RDrop(), EMA(0.7, warmup="none")]
+    return [
+        FGM(epsilon=0.5, at="*word*", scope=scope).during(0, 1),
+        RDrop(),
+        EMA(0.7, warmup="none"),
+    ]
 
 
 def by_hand(given: nn.Module, rows: list[dict[str, Tensor]], scope: str) -> Stack:

@@ -28,9 +28,11 @@ from whet.objectives.objective import call
 from whet.stack import Stack
 
 CASE = Case(
-    AdversarialConsistency(epsilon=0.3, weight=3.0, at="floats"),
+    AdversarialConsistency(epsilon=0.3, weight=3.0, at="floats").during(0, 1),
     accumulates="the random start is drawn for each micro-batch anew",
-    processes=AdversarialConsistency(0.3, 3.0, at="floats", unlabelled=0, attack="fgm"),
+    processes=(
+        AdversarialConsistency(0.3, 3.0, at="floats", unlabelled=0, attack="fgm").during(0, 1)
+    ),
     cost=Cost(forwards=10, backwards=9, copies=2, inputs=7),
 )
 
@@ -40,7 +42,7 @@ KL = family("categorical").divergence
 
 def small(**changes: Any) -> AdversarialConsistency:
     given = {"epsilon": 0.3, "weight": 3.0, "at": "floats", "unlabelled": 0}
-    return AdversarialConsistency(**(given | changes))
+    return AdversarialConsistency(**(given | changes)).during(0, 1)
 
 
 def gradients(stack: Stack, batch: Any = PARTS[0]) -> dict[str, Tensor]:
@@ -145,7 +147,9 @@ def test_core_in_a_plain_loop_equals_the_stack(coupled: bool) -> None:
 @pytest.mark.parametrize("attack", ["pgd", "fgsm", "fgm", "noise"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_embeddings_move_within_epsilon_and_padding_stays(attack: str, norm: str) -> None:
-    about = AdversarialConsistency(0.2, scope="embeddings", attack=attack, norm=norm, unlabelled=0)
+    about = AdversarialConsistency(
+        0.2, scope="embeddings", attack=attack, norm=norm, unlabelled=0
+    ).during(0, 1)
     stack = make_stack([about], coupled=False)
     seen: list[Tensor] = []
     stack.run.module.embed.register_forward_hook(lambda m, a, out: seen.append(out.detach()))
@@ -183,7 +187,7 @@ def test_rows_without_a_target_count() -> None:
 
 def test_beside_vat_and_r_drop() -> None:
     """Both compare with the one pass over the batch; each of R-Drop's passes has its own."""
-    stack = make_stack([small(), VAT(0.5, at="floats", unlabelled=0)])
+    stack = make_stack([small(), VAT(0.5, at="floats", unlabelled=0).during(0, 1)])
     assert len(given_to(stack, PARTS[0])) == 7
     assert set(stack.terms) == {"supervised", "vat", "adversarial_consistency"}
     tiny = make_stack([small(epsilon=1e-3), RDrop(passes="two")])
@@ -205,7 +209,7 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="std is of inputs"):
         make_stack([small(scope="embeddings", std=0.5)])
     with pytest.raises(NotApplicable, match="no distribution"):
-        Stack(nn.Linear(4, 3), "contrastive", [MoCo(dim=2), AdversarialConsistency()],
+        Stack(nn.Linear(4, 3), "contrastive", [MoCo(dim=2), AdversarialConsistency().during(0, 1)],
               data=torch.ones(4, 4), resources={"view": lambda x, g: x})  # fmt: skip
 
 
@@ -226,7 +230,7 @@ def test_a_divergence_is_climbed_from_where_it_has_a_gradient(kind: Any) -> None
     x = torch.rand(6, 4, dtype=torch.float64, generator=seeding.generator(1))
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda m, a: seen.append(a[0].detach()))
-    stack = Stack(model, "categorical", [kind(0.1, unlabelled=0, norm="l2")],
+    stack = Stack(model, "categorical", [kind(0.1, unlabelled=0, norm="l2").during(0, 1)],
                   optimizer=lambda p: torch.optim.SGD(p, lr=0.1))  # fmt: skip
     stack.gradients(stack.window((x, torch.tensor([0, 1, 2, 0, 1, 2]))))
     assert KL(model(x), model(seen[1])).min() > 1e-9
@@ -245,7 +249,9 @@ class Supervised(AdversarialConsistency):
 @trap(right=AdversarialConsistency, wrong=Supervised)
 def test_rows_move_without_a_target(kind: Any) -> None:
     mask = torch.tensor([True, False, True, True, False, True])
-    stack = make_stack([kind(0.3, at="floats", attack="fgsm", unlabelled=0)], coupled=False)
+    stack = make_stack(
+        [kind(0.3, at="floats", attack="fgsm", unlabelled=0).during(0, 1)], coupled=False
+    )
     moved = learned(stack, PARTS[0].replace(mask=mask))
     assert (moved != PARTS[0].inputs["floats"]).any(1).all()
 
@@ -272,7 +278,7 @@ def test_home_gets_no_gradient(kind: Any) -> None:
     z = call(model, PARTS[0].inputs)
     there = call(model, PARTS[0].inputs | {"floats": x + 0.3})
     loss = F.cross_entropy(z, PARTS[0].targets) + 3.0 * KL(z.detach(), there).mean()
-    stack = make_stack([kind(0.3, 3.0, at="floats", unlabelled=0)], coupled=False)
+    stack = make_stack([kind(0.3, 3.0, at="floats", unlabelled=0).during(0, 1)], coupled=False)
     assert close(gradients(stack), expected(model, loss), atol=1e-6)
 
 
@@ -285,7 +291,7 @@ class Moving(AdversarialConsistency):
 
 @trap(right=AdversarialConsistency, wrong=Moving)
 def test_batch_statistics_are_of_the_labelled_rows(kind: Any) -> None:
-    plain, stack = make_stack(), make_stack([kind(0.3, at="floats", unlabelled=2)])
+    plain, stack = make_stack(), make_stack([kind(0.3, at="floats", unlabelled=2).during(0, 1)])
     for one in (plain, stack):
         one.gradients(one.window(PARTS[0]))
     assert equal(*(dict(one.run.module.named_buffers()) for one in (plain, stack)))
@@ -303,7 +309,7 @@ class NewMasks(AdversarialConsistency):
 
 @trap(right=AdversarialConsistency, wrong=NewMasks)
 def test_all_passes_have_one_dropout_mask(kind: Any) -> None:
-    stack = make_stack([kind(0.3, at="floats", unlabelled=0)])
+    stack = make_stack([kind(0.3, at="floats", unlabelled=0).during(0, 1)])
     masks: list[Tensor] = []
     stack.run.module.dropout.register_forward_hook(lambda m, a, out: masks.append(out == 0))
     stack.gradients(stack.window(PARTS[0]))

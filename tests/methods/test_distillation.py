@@ -636,7 +636,7 @@ def said_of(kind: Any, *others: Any) -> str:
 def test_answers_to_other_rows_are_refused(kind: Any) -> None:
     for other, name in (
         (MixUp(1.0, at="floats"), "mixup"), (FixMatch(mu=1), "fixmatch"),
-        (PGDInputs(at="floats", epsilon=0.3), "a method outside of it"),
+        (PGDInputs(at="floats", epsilon=0.3).during(0, 1), "a method outside of it"),
     ):  # fmt: skip
         assert f"on rows that {name} changed" in said_of(kind, other)
 
@@ -650,7 +650,7 @@ def test_answers_to_other_rows_are_taught_on_purpose() -> None:
 
 
 def test_methods_that_move_no_inputs_go_together_with_kept_answers() -> None:
-    assert cached(kept_answers(), FGM(0.5), LabelSmoothing()).step(in_order()[0])
+    assert cached(kept_answers(), FGM(0.5).during(0, 1), LabelSmoothing()).step(in_order()[0])
 
 
 class Augmented(torch.utils.data.Dataset[Any]):

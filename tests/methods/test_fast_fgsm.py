@@ -40,7 +40,7 @@ from whet.objectives.objective import call
 from whet.stack import Stack
 
 CASE = Case(
-    FastFGSM(epsilon=0.3, at="floats", watch=2, drop=1.0),
+    FastFGSM(epsilon=0.3, at="floats", watch=2, drop=1.0).during(0, 1),
     accumulates="the random start is drawn for each micro-batch anew",
     cost=Cost(forwards=2, backwards=2, inputs=2),
 )
@@ -49,7 +49,7 @@ PARTS = Batch.of(data()).split(6)
 
 
 def small(**changes: Any) -> FastFGSM:
-    return FastFGSM(**({"epsilon": 0.3, "at": "floats", "watch": 0} | changes))
+    return FastFGSM(**({"epsilon": 0.3, "at": "floats", "watch": 0} | changes)).during(0, 1)
 
 
 # the value -----------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_oracle_is_the_hand_written_loop(step: float) -> None:
 
 
 def test_the_method_learns_what_the_hand_loop_learns() -> None:
-    method = FastFGSM(0.1, watch=0)
+    method = FastFGSM(0.1, watch=0).during(0, 1)
     stack = pictures([method], valid_range=(0.0, 1.0))
     noise = drawn(stack, IMAGES.inputs, "")
     model = pictures([]).run.module
@@ -150,7 +150,7 @@ def test_core_in_a_plain_loop_equals_the_stack(coupled: bool) -> None:
 
 @pytest.mark.parametrize("coupled", [False, True])
 def test_core_on_embeddings_equals_the_stack(coupled: bool) -> None:
-    method = FastFGSM(0.1, scope="embeddings", watch=0)
+    method = FastFGSM(0.1, scope="embeddings", watch=0).during(0, 1)
     stack, model = make_stack([method], coupled=coupled), make_model(coupled=coupled)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for batch in PARTS:
@@ -179,7 +179,7 @@ def returned(stack: Stack, batch: Batch) -> list[Tensor]:
 
 def test_embeddings_move_within_the_ball_and_padding_stays() -> None:
     batch, mask = PARTS[0], torch.tensor([True, False, True, True, True, True])
-    stack = make_stack([FastFGSM(0.1, scope="embeddings", watch=0)], coupled=False)
+    stack = make_stack([FastFGSM(0.1, scope="embeddings", watch=0).during(0, 1)], coupled=False)
     words = make_model(coupled=False).embed(batch.inputs["tokens"])
     delta = returned(stack, batch.replace(mask=mask))[-1] - words
     padding = batch.inputs["tokens"] == 0
@@ -215,7 +215,7 @@ def test_std_divides_the_radius_by_channel() -> None:
     width, centre = (torch.tensor(v).view(1, 3, 1, 1) for v in (std, mean))
     batch = IMAGES.replace(inputs=(IMAGES.inputs - centre) / width)
     ends = tuple(((end - centre) / width).flatten() for end in (0.0, 1.0))
-    stack = pictures([FastFGSM(0.1, std=std, watch=0)], valid_range=ends)
+    stack = pictures([FastFGSM(0.1, std=std, watch=0).during(0, 1)], valid_range=ends)
     moved = learned(stack, batch, "0") * width + centre
     assert (moved - IMAGES.inputs).abs().amax((0, 2, 3)).tolist() == pytest.approx([0.1] * 3)
     assert moved.min() >= -1e-6
@@ -232,24 +232,24 @@ def test_a_range_by_the_inputs_name() -> None:
 
 
 def test_what_is_not_clipped_or_watched_is_said() -> None:
-    assert pictures([FastFGSM()]).methods[0].notes == [
+    assert pictures([FastFGSM().during(0, 1)]).methods[0].notes == [
         "no resource valid_range: x + delta is not clipped"
     ]
-    assert pictures([FastFGSM()], valid_range=(0.0, 1.0)).methods[0].notes == []
-    notes = pictures([FastFGSM()], "real", valid_range=(0.0, 1.0)).methods[0].notes
+    assert pictures([FastFGSM().during(0, 1)], valid_range=(0.0, 1.0)).methods[0].notes == []
+    notes = pictures([FastFGSM().during(0, 1)], "real", valid_range=(0.0, 1.0)).methods[0].notes
     assert notes == ["reals have no accuracy: overfitting is not watched"]
 
 
 def test_reals_and_labels_and_tokens_are_attacked() -> None:
-    reals = pictures([FastFGSM(0.1, watch=1)], "real")
+    reals = pictures([FastFGSM(0.1, watch=1).during(0, 1)], "real")
     assert reals.step(IMAGES.replace(targets=torch.rand(6, 3)))
     assert reals.methods[0].accuracy is None
-    labels = pictures([FastFGSM(0.1, watch=1, drop=1.0)], "multi-label")
+    labels = pictures([FastFGSM(0.1, watch=1, drop=1.0).during(0, 1)], "multi-label")
     assert labels.step(IMAGES.replace(targets=torch.ones(6, 3)))
     assert 0 <= labels.methods[0].accuracy <= 1
     tokens = Stack(
         nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5)), "tokens",
-        [FastFGSM(0.1, scope="embeddings", watch=1, drop=1.0)],
+        [FastFGSM(0.1, scope="embeddings", watch=1, drop=1.0).during(0, 1)],
         optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
     )  # fmt: skip
     assert tokens.step((torch.tensor([[1, 2, 3]]), torch.tensor([[0, -100, 3]])))
@@ -308,7 +308,7 @@ def test_a_model_may_change_its_inputs_in_place() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.sub_(0.5))
 
-    stack = Stack(Hasty(4, 3), "categorical", [FastFGSM(0.1, watch=0)],
+    stack = Stack(Hasty(4, 3), "categorical", [FastFGSM(0.1, watch=0).during(0, 1)],
                   optimizer=lambda p: torch.optim.SGD(p, lr=0.1))  # fmt: skip
     assert stack.step((torch.rand(4, 4), torch.tensor([0, 1, 2, 0])))
 
@@ -330,7 +330,8 @@ def test_checkpointed_embeddings_meet_the_same_shift() -> None:
         with seeding.borrowed(3):
             model = Late()
         model.late = late
-        stack = Stack(model, "categorical", [FastFGSM(0.5, scope="embeddings", watch=0)],
+        fast = FastFGSM(0.5, scope="embeddings", watch=0).during(0, 1)
+        stack = Stack(model, "categorical", [fast],
                       optimizer=lambda p: torch.optim.SGD(p, lr=0.1))  # fmt: skip
         stack.step((torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 2])))
         found.append(weights(model))
@@ -352,7 +353,7 @@ def test_what_the_model_does_not_use_is_no_silent_attack() -> None:
 
     batch = (torch.rand(2, 4), torch.tensor([0, 1]))
     with pytest.raises(NotApplicable, match=r"does not depend on the inputs that at='\*'"):
-        Stack(Deaf(4, 3), "categorical", [FastFGSM()],
+        Stack(Deaf(4, 3), "categorical", [FastFGSM().during(0, 1)],
               optimizer=lambda p: torch.optim.SGD(p, lr=0.1)).step(batch)  # fmt: skip
 
     class Direct(nn.Module):
@@ -364,28 +365,28 @@ def test_what_the_model_does_not_use_is_no_silent_attack() -> None:
             return F.embedding(ids, self.embed.weight)
 
     with pytest.raises(NotApplicable, match="does not depend on the embeddings"):
-        Stack(Direct(), "categorical", [FastFGSM(scope="embeddings")],
+        Stack(Direct(), "categorical", [FastFGSM(scope="embeddings").during(0, 1)],
               optimizer=lambda p: torch.optim.SGD(p, lr=0.1)).step(
             (torch.tensor([1, 2]), torch.tensor([0, 1])))  # fmt: skip
 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="std is of inputs"):
-        make_stack([FastFGSM(scope="embeddings", std=0.5)])
+        make_stack([FastFGSM(scope="embeddings", std=0.5).during(0, 1)])
     with pytest.raises(InputError, match=r"std has shape \(2,\) and input '' \(6, 3, 4, 4\)"):
-        pictures([FastFGSM(std=(0.1, 0.2))]).step(IMAGES)
+        pictures([FastFGSM(std=(0.1, 0.2)).during(0, 1)]).step(IMAGES)
     with pytest.raises(InputError, match=r"it is a pair \(low, high\)"):
-        pictures([FastFGSM()], valid_range=1.0).step(IMAGES)
+        pictures([FastFGSM().during(0, 1)], valid_range=1.0).step(IMAGES)
     with pytest.raises(NotApplicable, match="no loss of its own"):
-        Stack(nn.Linear(4, 3), "contrastive", [MoCo(dim=2), FastFGSM()],
+        Stack(nn.Linear(4, 3), "contrastive", [MoCo(dim=2), FastFGSM().during(0, 1)],
               data=torch.ones(4, 4), resources={"view": lambda x, g: x})  # fmt: skip
     with pytest.raises(NotApplicable, match=r"no nn\.Embedding"):
-        pictures([FastFGSM(scope="embeddings")])
+        pictures([FastFGSM(scope="embeddings").during(0, 1)])
 
 
 # the watch -----------------------------------------------------------------------------------
 def test_a_fall_halves_the_step_or_ends_the_attack() -> None:
-    method = FastFGSM(drop=0.2)
+    method = FastFGSM(drop=0.2).during(0, 1)
     for accuracy in (0.3, 0.5, 0.35):
         method.observe(accuracy)
     assert (method.best, method.accuracy, method._sizes) == (0.5, 0.35, (1.25,))
@@ -395,7 +396,7 @@ def test_a_fall_halves_the_step_or_ends_the_attack() -> None:
     method.observe(0.4)
     with pytest.warns(CatastrophicOverfitting, match=r"0\.3125"):
         method.observe(0.1)
-    stopping = FastFGSM(on_drop="stop")
+    stopping = FastFGSM(on_drop="stop").during(0, 1)
     stopping.observe(0.6)
     with pytest.warns(CatastrophicOverfitting, match="attack ends"):
         stopping.observe(0.3)
@@ -412,7 +413,9 @@ class Failing(FastFGSM):
 @pytest.mark.parametrize("act", ["halve", "stop"])
 def test_the_act_takes_hold_and_is_resumed(act: str) -> None:
     def fresh() -> Stack:
-        return make_stack([Failing(0.3, at="floats", watch=1, on_drop=act)], coupled=False)
+        return make_stack(
+            [Failing(0.3, at="floats", watch=1, on_drop=act).during(0, 1)], coupled=False
+        )
 
     stack = fresh()
     for batch in PARTS[:2]:
@@ -448,7 +451,7 @@ def test_accuracy_under_pgd_by_hand() -> None:
         model = nn.Linear(1, 2, bias=False)
         with torch.no_grad():
             model.weight.copy_(torch.tensor([[-1.0], [1.0]]))  # class 1 where x > 0
-        stack = Stack(model, "categorical", [FastFGSM(epsilon, watch=1)],
+        stack = Stack(model, "categorical", [FastFGSM(epsilon, watch=1).during(0, 1)],
                       optimizer=lambda p: torch.optim.SGD(p, lr=0.0))  # fmt: skip
         stack.step((rows, targets))
         assert stack.methods[0].accuracy == wanted
@@ -469,7 +472,7 @@ class ByBackward(pictured.ByBackward, FastFGSM):
 
 @trap(right=FastFGSM, wrong=ByBackward)
 def test_the_attack_pollutes_no_gradient(kind: Any) -> None:
-    pictured.pollutes_no_gradient(kind(0.3, at="floats", watch=0))
+    pictured.pollutes_no_gradient(kind(0.3, at="floats", watch=0).during(0, 1))
 
 
 class Counted(pictured.Counted, FastFGSM):
@@ -478,7 +481,7 @@ class Counted(pictured.Counted, FastFGSM):
 
 @trap(right=FastFGSM, wrong=Counted)
 def test_batch_statistics_are_those_of_the_inputs_that_are_learned(kind: Any) -> None:
-    pictured.statistics_are_of_what_is_learned(kind(0.3, at="floats", watch=0))
+    pictured.statistics_are_of_what_is_learned(kind(0.3, at="floats", watch=0).during(0, 1))
 
 
 class InPixels(pictured.InPixels, FastFGSM):
@@ -487,7 +490,7 @@ class InPixels(pictured.InPixels, FastFGSM):
 
 @trap(right=FastFGSM, wrong=InPixels)
 def test_epsilon_is_in_pixels_where_inputs_are_normalised(kind: Any) -> None:
-    pictured.moves_by_pixels(kind(8 / 255, std=0.25, watch=0))
+    pictured.moves_by_pixels(kind(8 / 255, std=0.25, watch=0).during(0, 1))
 
 
 class Unchecked(pictured.Unchecked, FastFGSM):
@@ -496,7 +499,7 @@ class Unchecked(pictured.Unchecked, FastFGSM):
 
 @trap(right=FastFGSM, wrong=Unchecked)
 def test_a_range_of_other_units_is_an_error(kind: Any) -> None:
-    pictured.names_a_range_of_other_units(kind(0.1, watch=0))
+    pictured.names_a_range_of_other_units(kind(0.1, watch=0).during(0, 1))
 
 
 def plain_sign(point: Tensor, slope: Tensor) -> Tensor:
@@ -524,7 +527,7 @@ def test_catastrophic_overfitting_is_noticed(kind: Any) -> None:
     model = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[-1.0], [1.0]]))
-    stack = Stack(model, "categorical", [kind(0.5, watch=1)], updates=2,
+    stack = Stack(model, "categorical", [kind(0.5, watch=1).during(0, 1)], updates=2,
                   optimizer=lambda p: torch.optim.SGD(p, lr=0.0))  # fmt: skip
     rows, other = (torch.tensor([[2.0]]), torch.tensor([1])), (torch.ones(3, 1), torch.ones(3))
     with warnings.catch_warnings(record=True) as caught:

@@ -23,9 +23,9 @@ from whet.objectives.objective import call
 from whet.stack import Stack
 
 CASE = Case(
-    FGM(epsilon=1.0),
+    FGM(epsilon=1.0).during(0, 1),
     accumulates="one norm over the table belongs to each micro-batch's own gradient",
-    processes=FGM(epsilon=1.0, across="global"),
+    processes=FGM(epsilon=1.0, across="global").during(0, 1),
     cost=Cost(forwards=2, backwards=2, copies=2),
 )
 
@@ -64,7 +64,7 @@ def by_formula(window: list[Batch], epsilon: float, weight: float = 1.0) -> dict
 
 
 def test_formula() -> None:
-    assert close(by_stack(FGM(0.7, weight=0.5), PARTS), by_formula(PARTS, 0.7, 0.5))
+    assert close(by_stack(FGM(0.7, weight=0.5).during(0, 1), PARTS), by_formula(PARTS, 0.7, 0.5))
 
 
 # the snippet that is passed around, with epsilon=1 and a substring of a parameter's name ----------
@@ -99,12 +99,14 @@ def by_snippet(method: FGM, window: list[Batch], model: Net | None = None) -> di
 
 
 def test_oracle_is_the_snippet_to_the_bit_without_accumulation() -> None:
-    assert equal(by_stack(FGM(0.7), PARTS[:1]), by_snippet(FGM(0.7), PARTS[:1]))
+    assert equal(
+        by_stack(FGM(0.7).during(0, 1), PARTS[:1]), by_snippet(FGM(0.7).during(0, 1), PARTS[:1])
+    )
 
 
 @trap(right=by_stack, wrong=by_snippet)
 def test_attacks_with_the_micro_batchs_own_gradient(run: Callable[..., dict[str, Tensor]]) -> None:
-    assert close(run(FGM(1.0), PARTS), by_formula(PARTS, 1.0))
+    assert close(run(FGM(1.0).during(0, 1), PARTS), by_formula(PARTS, 1.0))
 
 
 @trap(right=lambda model: FGM(at="word_emb").begin(model), wrong=lambda m: Snippet(m, "word_emb"))
@@ -176,7 +178,7 @@ def test_a_zero_gradient_moves_nothing_and_still_makes_the_second_pass() -> None
     model, calls = make_model(coupled=False), []
     model.head.weight.data.zero_()  # nothing reaches the table
     model.register_forward_hook(lambda *_: calls.append(model.embed.weight.clone()))
-    by_stack(FGM(), PARTS[:1], model)
+    by_stack(FGM().during(0, 1), PARTS[:1], model)
     assert len(calls) == 2
     assert torch.equal(*calls)
 
@@ -228,7 +230,7 @@ class Two(nn.Module):
 
 
 def skipping(model: Two) -> list[str]:
-    fgm = FGM()
+    fgm = FGM().during(0, 1)
     for _ in range(2):  # reported once
         with fgm.watch(model):
             model(torch.tensor([[1, 2, 3]])).square().sum().backward()
@@ -263,7 +265,7 @@ def snippet_on_frozen(model: Net) -> None:
     snippet.restore()
 
 
-@trap(right=lambda model: Stack(model, methods=[FGM()]), wrong=snippet_on_frozen)
+@trap(right=lambda model: Stack(model, methods=[FGM().during(0, 1)]), wrong=snippet_on_frozen)
 def test_all_frozen_points_to_the_scope_that_works(begin: Callable[[Net], Any]) -> None:
     model, said = make_model(), ""
     model.embed.weight.requires_grad_(False)
@@ -298,7 +300,7 @@ def by_hand(scope: str, epsilon: float, frozen: bool) -> dict[str, Tensor]:
 def test_oracle_of_the_output_scopes_to_the_bit(scope: str, frozen: bool) -> None:
     model = make_model(coupled=False)
     model.embed.weight.requires_grad_(not frozen)
-    found = by_stack(FGM(0.7, scope=scope), PARTS[:1], model)
+    found = by_stack(FGM(0.7, scope=scope).during(0, 1), PARTS[:1], model)
     assert ("embed.weight" in found) != frozen
     assert equal(found, by_hand(scope, 0.7, frozen))
 
@@ -320,7 +322,7 @@ def test_oracle_of_single_examples_is_cleverhans() -> None:
 
 
 def test_per_example_attacks_accumulate() -> None:
-    method = FGM(1.0, scope="example")
+    method = FGM(1.0, scope="example").during(0, 1)
     assert close(by_stack(method, PARTS), by_stack(method, [Batch.join(PARTS)]))
 
 
@@ -336,8 +338,8 @@ def test_a_table_that_is_read_without_a_call_is_an_error() -> None:
     batch = Batch(torch.tensor([1, 2]), torch.tensor([0, 1]))
     for scope in ("example", "output"):
         with pytest.raises(NotApplicable, match="scope='table'"):
-            by_stack(FGM(scope=scope), [batch], Direct())
-    by_stack(FGM(), [batch], Direct())
+            by_stack(FGM(scope=scope).during(0, 1), [batch], Direct())
+    by_stack(FGM().during(0, 1), [batch], Direct())
 
 
 def test_the_output_scopes_alone_need_watch() -> None:
@@ -349,7 +351,7 @@ def test_the_output_scopes_alone_need_watch() -> None:
 @pytest.mark.parametrize("scope", ["table", "example", "output"])
 @pytest.mark.parametrize("coupled", [False, True])
 def test_plain_loop_equals_the_stack_to_the_bit(scope: str, coupled: bool) -> None:
-    method = FGM(0.5, scope=scope)
+    method = FGM(0.5, scope=scope).during(0, 1)
     stack = make_stack([method], coupled=coupled)
     model = make_model(coupled=coupled)
     optimizer, fgm = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method.clone()
@@ -370,11 +372,12 @@ def test_attack_alone_is_enough_for_the_table_without_accumulation() -> None:
     loss_of(model, PARTS[0], 6).backward()
     with FGM(0.7).attack(model):
         loss_of(model, PARTS[0], 6).backward()
-    assert equal(gradients(model), by_stack(FGM(0.7), PARTS[:1]))
+    assert equal(gradients(model), by_stack(FGM(0.7).during(0, 1), PARTS[:1]))
 
 
 def test_the_second_pass_moves_no_batch_statistics_and_draws_a_new_mask() -> None:
-    plain, attacked = make_stack(), make_stack([FGM(0.0)])  # no move: only the passes count
+    still = FGM(0.0).during(0, 1)  # no move: only the passes count
+    plain, attacked = make_stack(), make_stack([still])
     for stack in (plain, attacked):
         stack.gradients(stack.window(PARTS[0]))
     assert equal(dict(plain.run.module.named_buffers()), dict(attacked.run.module.named_buffers()))
@@ -386,21 +389,21 @@ def test_rows_without_a_target_and_sparse_tables() -> None:
     mask = torch.tensor([True, False, True, True, True, False])
     batch = PARTS[0].replace(mask=mask)
     for scope in ("table", "example", "output"):
-        some = by_stack(FGM(0.5, scope=scope), [batch])
-        assert close(some, by_stack(FGM(0.5, scope=scope), [PARTS[0].take(mask)]))
+        some = by_stack(FGM(0.5, scope=scope).during(0, 1), [batch])
+        assert close(some, by_stack(FGM(0.5, scope=scope).during(0, 1), [PARTS[0].take(mask)]))
     none = PARTS[0].replace(mask=torch.zeros(6, dtype=torch.bool))
-    assert all(not g.any() for g in by_stack(FGM(), [none]).values())
+    assert all(not g.any() for g in by_stack(FGM().during(0, 1), [none]).values())
     model = make_model(coupled=False)
     model.embed.sparse = True
-    sparse = {n: g.to_dense() for n, g in by_stack(FGM(0.5), PARTS, model).items()}
-    assert close(sparse, by_stack(FGM(0.5), PARTS))
+    sparse = {n: g.to_dense() for n, g in by_stack(FGM(0.5).during(0, 1), PARTS, model).items()}
+    assert close(sparse, by_stack(FGM(0.5).during(0, 1), PARTS))
 
 
 def test_both_passes_of_a_batch_without_targets() -> None:
-    stack = make_stack([FGM(0.5)], coupled=False)
+    stack = make_stack([FGM(0.5).during(0, 1)], coupled=False)
     window = [PARTS[0], Batch(PARTS[1].inputs)]
     stack.step(window)
-    alone = make_stack([FGM(0.5)], coupled=False)
+    alone = make_stack([FGM(0.5).during(0, 1)], coupled=False)
     alone.step([PARTS[0]])
     assert equal(weights(stack.run.module), weights(alone.run.module))
 

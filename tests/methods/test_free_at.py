@@ -29,7 +29,7 @@ from whet.stage import Stage
 from whet.task import Task
 
 CASE = Case(
-    FreeAT(epsilon=0.3, replays=3, at="floats"),
+    FreeAT(epsilon=0.3, replays=3, at="floats").during(0, 1),
     cost=Cost(inputs=2),
 )
 
@@ -78,7 +78,8 @@ def by_hand(model: nn.Module, epsilon: Any, m: int, windows: list[Batch], update
 @pytest.mark.parametrize("m", [1, 2, 4])
 def test_hand_loop_to_the_bit(m: int) -> None:
     """Of twelve windows, two of which are short; the fifth is learned where m is 1, 2 or 4."""
-    stack, model = pictures([FreeAT(0.1, m)], valid_range=(0.0, 1.0)), pictures([]).run.module
+    stack = pictures([FreeAT(0.1, m).during(0, 1)], valid_range=(0.0, 1.0))
+    model = pictures([]).run.module
     for batch in BATCHES:
         assert stack.step(batch)
     noise = by_hand(model, 0.1, m, BATCHES, 12)
@@ -88,7 +89,7 @@ def test_hand_loop_to_the_bit(m: int) -> None:
 
 
 def test_core_is_the_step_of_the_method() -> None:
-    stack = pictures([FreeAT(0.1, 2, step_size=0.5, std=(0.2, 0.5, 1.0))])
+    stack = pictures([FreeAT(0.1, 2, step_size=0.5, std=(0.2, 0.5, 1.0)).during(0, 1)])
     batch = BATCHES[0]
     radius = (0.1 / torch.tensor([0.2, 0.5, 1.0])).view(1, 3, 1, 1)
     model, part = pictures([]).run.module, torch.zeros(6, 3, 4, 4)
@@ -107,10 +108,10 @@ def test_core_is_the_step_of_the_method() -> None:
 
 # updates, windows, epochs ----------------------------------------------------------------------
 def test_a_stage_of_n_updates_sees_a_part_of_the_windows() -> None:
-    stack = make_stack([FreeAT(0.3, 3, at="floats")])
+    stack = make_stack([FreeAT(0.3, 3, at="floats").during(0, 1)])
     seen = [given_to(stack, batch) for batch in PARTS]
     assert [len(passes) for passes in seen] == [1] * len(PARTS)
-    steps = make_stack([FreeAT(0.0, 3)])
+    steps = make_stack([FreeAT(0.0, 3).during(0, 1)])
     for at, batch in enumerate(PARTS):
         [floats] = given_to(steps, batch)
         steps.update()
@@ -133,7 +134,7 @@ def counted(rows: int, epochs: int, m: int) -> list[int]:
             return super().forward(given)
 
     stage = Stage(epochs=epochs, optimizer={"name": "sgd", "lr": 0.01},
-                  methods=[FreeAT(0.0, m)])  # fmt: skip
+                  methods=[FreeAT(0.0, m).during(0, 1)])  # fmt: skip
     Run(Task(Note(1, 2), loader), stage, device="cpu").fit()
     return times
 
@@ -154,7 +155,7 @@ def test_every_window_is_learned_m_times() -> None:
 
 
 def test_nothing_is_kept_where_nothing_is_replayed() -> None:
-    stack = make_stack([FreeAT(0.3, 1, at="floats")])
+    stack = make_stack([FreeAT(0.3, 1, at="floats").during(0, 1)])
     for batch in PARTS[:3]:
         stack.step(batch)
     assert state(stack)._kept is None
@@ -165,7 +166,7 @@ def test_nothing_is_kept_where_nothing_is_replayed() -> None:
 
 def test_a_skipped_step_neither_counts_as_a_replay_nor_takes_a_window() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    stack = make_stack([FreeAT(0.3, 2, at="floats")], scaler=scaler)
+    stack = make_stack([FreeAT(0.3, 2, at="floats").during(0, 1)], scaler=scaler)
 
     def skipped(batch: Batch) -> None:
         stack.gradients(stack.window(batch))
@@ -185,7 +186,7 @@ def test_a_skipped_step_neither_counts_as_a_replay_nor_takes_a_window() -> None:
 
 def test_each_process_continues_with_its_rows() -> None:
     """What two processes have is one state, of which each takes its own again."""
-    stacks = [make_stack([FreeAT(0.3, 4, at="floats")]) for _ in range(2)]
+    stacks = [make_stack([FreeAT(0.3, 4, at="floats").during(0, 1)]) for _ in range(2)]
     for stack, batch in zip(stacks, (PARTS[0], PARTS[1].take(slice(0, 5))), strict=True):
         stack.step(batch)
     kept = [state(stack)._kept.batches[0] for stack in stacks]
@@ -217,7 +218,7 @@ def test_each_process_continues_with_its_rows() -> None:
     whole = state(stacks[0]).state_dict()
     assert whole["deltas"][0]["floats"].shape == (11, 4)
     for rank, (stack, batch) in enumerate(zip(stacks, kept, strict=True)):
-        world, fresh = Two(), FreeAT(0.3, 4, at="floats")
+        world, fresh = Two(), FreeAT(0.3, 4, at="floats").during(0, 1)
         world.rank = rank
         fresh._world = world  # type: ignore[assignment]
         fresh.load_state_dict(whole)
@@ -231,21 +232,21 @@ def test_each_process_continues_with_its_rows() -> None:
 # rows and neighbours -----------------------------------------------------------------------------
 def test_rows_without_a_target_stay_as_they_are() -> None:
     mask = torch.tensor([True, False, True, True, False, True])
-    stack = make_stack([FreeAT(0.3, 2, at="floats")])
+    stack = make_stack([FreeAT(0.3, 2, at="floats").during(0, 1)])
     batch = PARTS[0].replace(mask=mask)
     stack.step(batch)
     [floats] = given_to(stack, batch)
     assert torch.equal(floats[~mask], batch.inputs["floats"][~mask])
     assert (floats[mask] != batch.inputs["floats"][mask]).all()
-    unlabelled = make_stack([FreeAT(0.3, 2, at="floats")])
+    unlabelled = make_stack([FreeAT(0.3, 2, at="floats").during(0, 1)])
     unlabelled.step(Batch(PARTS[0].inputs))
     assert state(unlabelled)._deltas == [{}]
 
 
 def test_the_gradient_is_of_all_that_is_learned() -> None:
     """R-Drop's two passes, and FGM's second, add up in δ's gradient; SAM's second counts."""
-    for other, passes in ((RDrop(passes="two"), 2), (FGM(0.5), 2), (SAM(0.1), 2)):
-        stack = make_stack([FreeAT(0.3, 2, at="floats"), other])
+    for other, passes in ((RDrop(passes="two"), 2), (FGM(0.5).during(0, 1), 2), (SAM(0.1), 2)):
+        stack = make_stack([FreeAT(0.3, 2, at="floats").during(0, 1), other])
         assert len(given_to(stack, PARTS[0])) == passes
         stack.update()
         assert delta(stack, "floats").abs().max().item() == pytest.approx(0.3, rel=1e-5)
@@ -254,7 +255,7 @@ def test_the_gradient_is_of_all_that_is_learned() -> None:
 
 
 def test_the_rows_of_fixmatch_keep_their_place() -> None:
-    stack = make_stack([FreeAT(0.3, 2, at="floats"), FixMatch(threshold=0.4, mu=2)])
+    stack = make_stack([FreeAT(0.3, 2, at="floats").during(0, 1), FixMatch(threshold=0.4, mu=2)])
     for batch in PARTS[:3]:
         stack.step(batch)
     moved = delta(stack, "floats").ne(0).any(1)
@@ -264,21 +265,21 @@ def test_the_rows_of_fixmatch_keep_their_place() -> None:
 
 def test_reals_and_labels() -> None:
     for kind, targets in (("real", torch.rand(6, 3)), ("multi-label", torch.ones(6, 3))):
-        stack = pictures([FreeAT(0.1)], kind)
+        stack = pictures([FreeAT(0.1).during(0, 1)], kind)
         stack.step(BATCHES[0].replace(targets=targets))
         assert delta(stack).abs().max().item() == pytest.approx(0.1)
 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="scope='embeddings'"):
-        make_stack([FreeAT(at="tokens")]).step(PARTS[0])
+        make_stack([FreeAT(at="tokens").during(0, 1)]).step(PARTS[0])
     with pytest.raises(InputError, match="as the model sees the input"):
-        pictures([FreeAT()], valid_range=(0.0, 0.5)).step(BATCHES[0])
+        pictures([FreeAT().during(0, 1)], valid_range=(0.0, 0.5)).step(BATCHES[0])
     with pytest.raises(NotApplicable, match="no loss of its own"):
-        Stack(nn.Linear(4, 3), "contrastive", [MoCo(dim=2), FreeAT()],
+        Stack(nn.Linear(4, 3), "contrastive", [MoCo(dim=2), FreeAT().during(0, 1)],
               data=torch.ones(4, 4), resources={"view": lambda x, g: x})  # fmt: skip
     said = "no resource valid_range: x + delta is not clipped"
-    assert pictures([FreeAT()]).methods[0].notes == [said]
+    assert pictures([FreeAT().during(0, 1)]).methods[0].notes == [said]
 
 
 # traps -------------------------------------------------------------------------------------------
@@ -310,7 +311,8 @@ class Accumulating(FreeAT):
 
 
 def is_the_official_loop(kind: Any) -> None:
-    stack, model = pictures([kind(0.1, 2)], valid_range=(0.0, 1.0)), pictures([]).run.module
+    stack = pictures([kind(0.1, 2).during(0, 1)], valid_range=(0.0, 1.0))
+    model = pictures([]).run.module
     for batch in BATCHES:
         stack.step(batch)
     assert torch.equal(delta(stack), by_hand(model, 0.1, 2, BATCHES, 12))
@@ -332,7 +334,7 @@ class Looping(FreeAT):
 @trap(right=FreeAT, wrong=Looping)
 def test_milestones_and_lengths_count_updates(kind: Any) -> None:
     rates: list[float] = []
-    stack = make_stack([kind(0.3, 2, at="floats")])
+    stack = make_stack([kind(0.3, 2, at="floats").during(0, 1)])
     optimizer = stack.optimizer
     stack.set_scheduler(torch.optim.lr_scheduler.MultiStepLR(optimizer, [3], 0.1))
     for batch in PARTS[:6]:
@@ -343,7 +345,7 @@ def test_milestones_and_lengths_count_updates(kind: Any) -> None:
 
 
 def test_a_run_stopped_within_the_replays_goes_on_with_them(tmp_path: Any) -> None:
-    free = [FreeAT(0.3, 4, at="floats")]
+    free = [FreeAT(0.3, 4, at="floats").during(0, 1)]
     through = make_run(free).fit()
     make_run(free, folder=tmp_path).fit(until=2)
     resumed = make_run(free, folder=tmp_path)

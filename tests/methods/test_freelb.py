@@ -25,7 +25,7 @@ from whet.stack import Stack
 from whet.training import Training
 
 CASE = Case(
-    FreeLB(steps=3, step_size=0.5),
+    FreeLB(steps=3, step_size=0.5).during(0, 1),
     cost=Cost(forwards=3, backwards=3, copies=1, inputs=3),
 )
 
@@ -88,10 +88,10 @@ def by_hand(method: FreeLB, window: list[Batch], first: Any = None) -> dict[str,
 @pytest.mark.parametrize("epsilon", [0.0, 0.6])
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_oracle_is_the_papers_algorithm_by_hand(steps: int, epsilon: float) -> None:
-    method = FreeLB(steps=steps, step_size=0.4, epsilon=epsilon)
+    method = FreeLB(steps=steps, step_size=0.4, epsilon=epsilon).during(0, 1)
     assert close(by_stack(method, PARTS), by_hand(method, PARTS))
     if epsilon and steps == 4:
-        assert not close(by_hand(method, PARTS), by_hand(FreeLB(steps, 0.4), PARTS))
+        assert not close(by_hand(method, PARTS), by_hand(FreeLB(steps, 0.4).during(0, 1), PARTS))
 
 
 class Watched:
@@ -124,7 +124,7 @@ def test_formula_of_one_step_by_hand() -> None:
     model = One()
     model.embed.weight.data.zero_()
     batch = Batch(torch.tensor([[1]]), torch.tensor([0]))
-    by_stack(FreeLB(steps=2, step_size=0.5), [batch], model)
+    by_stack(FreeLB(steps=2, step_size=0.5).during(0, 1), [batch], model)
     # softmax(0, 0) = 1/2: the loss's gradient is (-1/2 * 3, 1/2 * -4), of length 2.5
     assert torch.allclose(model.seen[1] - model.seen[0], torch.tensor([[-0.3, -0.4]]))
 
@@ -147,15 +147,16 @@ class Loose(FreeLB):
 
 @trap(right=FreeLB, wrong=Loose)
 def test_the_size_of_the_gradient_is_that_of_one_loss(kind: Any) -> None:
-    still = by_stack(kind(steps=7, step_size=0.0), PARTS[:1])  # no move: K times the same pass
-    assert close(still, by_stack(FreeLB(steps=1), PARTS[:1]))
+    same = kind(steps=7, step_size=0.0).during(0, 1)  # no move: K times the same pass
+    still = by_stack(same, PARTS[:1])
+    assert close(still, by_stack(FreeLB(steps=1).during(0, 1), PARTS[:1]))
 
 
 @trap(right=FreeLB, wrong=Loose)
 def test_each_sentence_has_a_norm_of_its_own(kind: Any) -> None:
     model = make_model(coupled=False)
     seen = Watched(model)
-    by_stack(kind(steps=2, step_size=0.5), [PARTS[0].take(slice(1, 3))], model)
+    by_stack(kind(steps=2, step_size=0.5).during(0, 1), [PARTS[0].take(slice(1, 3))], model)
     moved = (seen.outputs[1] - seen.outputs[0]) * 5  # the model means over five words
     # a mean over words gives each the same gradient: a row of length 0.5 is 0.5/sqrt(5) for each
     assert torch.allclose(moved.norm(dim=1), torch.full((2,), 0.5 * 5**0.5), rtol=1e-4)
@@ -165,7 +166,7 @@ def test_each_sentence_has_a_norm_of_its_own(kind: Any) -> None:
 def test_padding_is_not_moved(kind: Any) -> None:
     model = make_model(coupled=False)
     seen: list[Tensor] = []
-    method = kind(steps=3, step_size=0.5, init=0.3)
+    method = kind(steps=3, step_size=0.5, init=0.3).during(0, 1)
 
     def saw(*_: Any) -> None:
         seen.append(method_of().calls[0].delta.detach().clone())
@@ -184,7 +185,7 @@ def test_padding_is_not_moved(kind: Any) -> None:
 def test_all_steps_have_one_dropout_mask(kind: Any) -> None:
     model = make_model(coupled=True, dropout=0.5)
     seen = Watched(model)
-    by_stack(kind(steps=3, step_size=0.1), PARTS[:1], model)
+    by_stack(kind(steps=3, step_size=0.1).during(0, 1), PARTS[:1], model)
     assert len(seen.hidden) == 3
     assert seen.hidden[0].any()
     assert all(torch.equal(mask, seen.hidden[0]) for mask in seen.hidden)
@@ -220,7 +221,7 @@ class Wasteful(Extra):
 def test_no_move_after_the_last_step(kind: Any) -> None:
     kind.climbs.clear()
     try:
-        by_stack(kind(steps=3), PARTS[:1])
+        by_stack(kind(steps=3).during(0, 1), PARTS[:1])
     except AttributeError as error:
         raise AssertionError from error
     assert len(kind.climbs) == 2
@@ -241,9 +242,9 @@ def embed_once(method: FreeLB, window: list[Batch]) -> dict[str, Tensor]:
 
 @trap(right=by_stack, wrong=embed_once)
 def test_embeds_anew_so_that_the_table_learns_from_every_step(run: Callable[..., Any]) -> None:
-    still = run(FreeLB(steps=3, step_size=0.0), PARTS[:1])
+    still = run(FreeLB(steps=3, step_size=0.0).during(0, 1), PARTS[:1])
     assert "embed.weight" in still
-    assert close(still, by_stack(FreeLB(steps=1), PARTS[:1]))
+    assert close(still, by_stack(FreeLB(steps=1).during(0, 1), PARTS[:1]))
 
 
 def test_begins_at_random_with_a_length_that_the_sentence_does_not_decide() -> None:
@@ -252,7 +253,7 @@ def test_begins_at_random_with_a_length_that_the_sentence_does_not_decide() -> N
     tokens = torch.randint(1, 20, (400, 5), generator=torch.Generator().manual_seed(0))
     tokens[:200, 2:] = 0
     batch = Batch({"tokens": tokens, "floats": torch.zeros(400, 4)}, torch.zeros(400).long())
-    method = FreeLB(steps=1, init=0.6)
+    method = FreeLB(steps=1, init=0.6).during(0, 1)
     found: list[Tensor] = []
     stack = Stack(model, methods=[method], optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
     model.hidden.register_forward_pre_hook(
@@ -268,11 +269,11 @@ def test_begins_at_random_with_a_length_that_the_sentence_does_not_decide() -> N
 
 def test_replayed_by_sam_it_climbs_the_same_way() -> None:
     """A radius so small that the weights do not change: both passes give one gradient."""
-    method = FreeLB(steps=3, step_size=0.3, init=0.3)
+    method = FreeLB(steps=3, step_size=0.3, init=0.3).during(0, 1)
     alone = by_stack(method, PARTS)
     assert equal(alone, by_stack(method, PARTS))
     assert close(alone, by_stack(method, PARTS, None, SAM(rho=1e-9)))
-    assert not close(alone, by_stack(FreeLB(steps=3, step_size=0.3), PARTS))
+    assert not close(alone, by_stack(FreeLB(steps=3, step_size=0.3).during(0, 1), PARTS))
 
 
 def test_repeated_within_a_micro_batch_it_begins_where_it_began() -> None:
@@ -285,7 +286,7 @@ def test_repeated_within_a_micro_batch_it_begins_where_it_began() -> None:
             inner(forward)
             inner(run.again())
 
-    one = FreeLB(steps=3, step_size=0.3, init=0.3)
+    one = FreeLB(steps=3, step_size=0.3, init=0.3).during(0, 1)
     once, twice = by_stack(one, PARTS[:1]), by_stack(one, PARTS[:1], None, Twice())
     assert close({n: 2 * g for n, g in once.items()}, twice)
 
@@ -302,14 +303,14 @@ def test_two_calls_in_one_forward_share_the_delta() -> None:
             one, two = inner(batch), inner(batch)
             return one.replace(losses=(one.losses + two.losses) / 2)
 
-    one = FreeLB(steps=3, step_size=0.3, init=0.3)
+    one = FreeLB(steps=3, step_size=0.3, init=0.3).during(0, 1)
     assert close(by_stack(one, PARTS), by_stack(one, PARTS, None, Pair()))
 
 
 @pytest.mark.parametrize("coupled", [False, True])
 @pytest.mark.parametrize("init", [0.0, 0.3])
 def test_plain_loop_equals_the_stack_to_the_bit(coupled: bool, init: float) -> None:
-    method = FreeLB(steps=3, step_size=0.3, init=init)
+    method = FreeLB(steps=3, step_size=0.3, init=init).during(0, 1)
     stack, model = make_stack([method], coupled=coupled), make_model(coupled=coupled)
     optimizer, freelb = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method.clone()
     for batch in PARTS:
@@ -362,13 +363,13 @@ def test_left_early_it_leaves_nothing_behind() -> None:
 def test_a_frozen_table_can_be_attacked() -> None:
     model = make_model(coupled=False)
     model.embed.weight.requires_grad_(False)
-    found = by_stack(FreeLB(steps=3, step_size=0.4), PARTS, model)
-    wanted = by_hand(FreeLB(steps=3, step_size=0.4), PARTS)
+    found = by_stack(FreeLB(steps=3, step_size=0.4).during(0, 1), PARTS, model)
+    wanted = by_hand(FreeLB(steps=3, step_size=0.4).during(0, 1), PARTS)
     assert close(found, {n: g for n, g in wanted.items() if n != "embed.weight"})
 
 
 def test_only_the_first_step_moves_batch_statistics() -> None:
-    plain, attacked = make_stack(), make_stack([FreeLB(steps=3, step_size=0.5)])
+    plain, attacked = make_stack(), make_stack([FreeLB(steps=3, step_size=0.5).during(0, 1)])
     for stack in (plain, attacked):
         stack.gradients(stack.window(PARTS[0]))
     assert equal(dict(plain.run.module.named_buffers()), dict(attacked.run.module.named_buffers()))
@@ -376,7 +377,7 @@ def test_only_the_first_step_moves_batch_statistics() -> None:
 
 def test_rows_without_a_target_stay_where_they_are() -> None:
     mask = torch.tensor([True, False, True, True, True, False])
-    method = FreeLB(steps=3, step_size=0.4)
+    method = FreeLB(steps=3, step_size=0.4).during(0, 1)
     some = by_stack(method, [PARTS[0].replace(mask=mask)])
     assert close(some, by_stack(method, [PARTS[0].take(mask)]))
 
@@ -391,6 +392,8 @@ def test_a_table_that_is_read_without_a_call_is_an_error() -> None:
             return F.embedding(ids, self.embed.weight)
 
     with pytest.raises(NotApplicable, match="embed was called"):
-        by_stack(FreeLB(), [Batch(torch.tensor([1, 2]), torch.tensor([0, 1]))], Direct())
+        by_stack(
+            FreeLB().during(0, 1), [Batch(torch.tensor([1, 2]), torch.tensor([0, 1]))], Direct()
+        )
     with pytest.raises(NotApplicable, match=r"no nn\.Embedding"):
-        Stack(nn.Linear(2, 2), methods=[FreeLB()])
+        Stack(nn.Linear(2, 2), methods=[FreeLB().during(0, 1)])

@@ -25,9 +25,9 @@ from whet.objectives.objective import call
 from whet.stack import Stack
 
 CASE = Case(
-    PGD(steps=3, step_size=0.4, epsilon=0.7),
+    PGD(steps=3, step_size=0.4, epsilon=0.7).during(0, 1),
     accumulates="one norm over the table belongs to each micro-batch's own gradient",
-    processes=PGD(steps=3, step_size=0.4, epsilon=0.7, across="global"),
+    processes=PGD(steps=3, step_size=0.4, epsilon=0.7, across="global").during(0, 1),
     cost=Cost(forwards=4, backwards=4, copies=4),
 )
 
@@ -74,15 +74,17 @@ def by_formula(window: list[Batch], pgd: PGD) -> dict[str, Tensor]:
 @pytest.mark.parametrize("epsilon", [0.5, 1.0, 9.0])
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_formula(steps: int, epsilon: float) -> None:
-    pgd = PGD(steps=steps, step_size=0.4, epsilon=epsilon, weight=0.5)
+    pgd = PGD(steps=steps, step_size=0.4, epsilon=epsilon, weight=0.5).during(0, 1)
     assert close(by_stack(pgd, PARTS), by_formula(PARTS, pgd))
 
 
 def test_one_step_of_the_balls_radius_is_fgm() -> None:
     """To the bit, with dropout too: the moved pass draws the mask that FGM's does."""
-    one = PGD(steps=1, step_size=0.7, epsilon=0.7)
-    assert equal(by_stack(one, PARTS), by_stack(FGM(0.7), PARTS))
-    assert equal(by_stack(one, PARTS, make_model()), by_stack(FGM(0.7), PARTS, make_model()))
+    one = PGD(steps=1, step_size=0.7, epsilon=0.7).during(0, 1)
+    assert equal(by_stack(one, PARTS), by_stack(FGM(0.7).during(0, 1), PARTS))
+    assert equal(
+        by_stack(one, PARTS, make_model()), by_stack(FGM(0.7).during(0, 1), PARTS, make_model())
+    )
 
 
 # the snippet that is passed around, with K=3, alpha=0.3, epsilon=1 -----------------------------
@@ -199,12 +201,12 @@ def by_hand(pgd: PGD, batch: Batch) -> dict[str, Tensor]:
 def test_oracle_is_the_hand_loop_to_the_bit_without_accumulation(
     steps: int, epsilon: float
 ) -> None:
-    pgd = PGD(steps=steps, step_size=0.3, epsilon=epsilon)
+    pgd = PGD(steps=steps, step_size=0.3, epsilon=epsilon).during(0, 1)
     assert equal(by_stack(pgd, PARTS[:1]), by_hand(pgd, PARTS[0]))
     assert close(by_stack(pgd, PARTS[:1]), by_snippet(Snippet)(pgd, PARTS[:1]), atol=1e-7)
 
 
-NARROW = PGD(steps=4, step_size=0.5, epsilon=0.6)
+NARROW = PGD(steps=4, step_size=0.5, epsilon=0.6).during(0, 1)
 
 
 @trap(right=by_stack, wrong=by_snippet(Aliased))
@@ -360,7 +362,7 @@ def test_a_zero_gradient_moves_nothing_and_still_makes_every_pass() -> None:
     model, seen = make_model(coupled=False), []
     model.head.weight.data.zero_()  # nothing reaches the table
     model.register_forward_hook(lambda *_: seen.append(model.embed.weight.clone()))
-    by_stack(PGD(steps=3), PARTS[:1], model)
+    by_stack(PGD(steps=3).during(0, 1), PARTS[:1], model)
     assert len(seen) == 4
     assert all(torch.equal(seen[0], one) for one in seen)
 
@@ -385,7 +387,7 @@ class Loose(PGD):
 
 
 def masks_and_statistics(kind: type[PGD]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    stack = make_stack([kind(steps=3, step_size=0.5)])
+    stack = make_stack([kind(steps=3, step_size=0.5).during(0, 1)])
     masks: list[Tensor] = []
     stack.run.module.dropout.register_forward_hook(lambda m, a, out: masks.append(out == 0))
     stack.gradients(stack.window(PARTS[0]))
@@ -404,7 +406,7 @@ def test_the_attack_climbs_the_network_that_learns(kind: type[PGD]) -> None:
 def test_the_number_of_rounds_changes_no_later_draw(kind: type[PGD]) -> None:
     drawn = []
     for steps in (1, 4):
-        stack = make_stack([kind(steps=steps)])
+        stack = make_stack([kind(steps=steps).during(0, 1)])
         stack.gradients(stack.window(PARTS[0]))
         drawn.append(torch.rand(()))
     assert drawn[0] == drawn[1]
@@ -447,19 +449,19 @@ def output_by_hand(pgd: PGD, frozen: bool) -> dict[str, Tensor]:
 def test_oracle_of_the_output_scopes_to_the_bit(scope: str, frozen: bool) -> None:
     model = make_model(coupled=False)
     model.embed.weight.requires_grad_(not frozen)
-    pgd = PGD(steps=3, step_size=0.5, epsilon=0.8, scope=scope)
+    pgd = PGD(steps=3, step_size=0.5, epsilon=0.8, scope=scope).during(0, 1)
     found = by_stack(pgd, PARTS[:1], model)
     assert ("embed.weight" in found) != frozen
     assert equal(found, output_by_hand(pgd, frozen))
 
 
 def test_per_example_attacks_accumulate() -> None:
-    pgd = PGD(steps=3, step_size=0.5, epsilon=0.8, scope="example")
+    pgd = PGD(steps=3, step_size=0.5, epsilon=0.8, scope="example").during(0, 1)
     assert close(by_stack(pgd, PARTS), by_stack(pgd, [Batch.join(PARTS)]))
 
 
 def test_the_output_scopes_alone_need_watch() -> None:
-    pgd = PGD(scope="output")
+    pgd = PGD(scope="output").during(0, 1)
     with pytest.raises(InputError, match=r"with pgd\.watch"), pgd.attack(make_model()) as rounds:
         next(rounds)
 
@@ -468,14 +470,14 @@ def test_all_frozen_points_to_the_scope_that_works() -> None:
     model = make_model()
     model.embed.weight.requires_grad_(False)
     with pytest.raises(NotApplicable, match="scope='output'"):
-        Stack(model, methods=[PGD()])
+        Stack(model, methods=[PGD().during(0, 1)])
 
 
 # in a loop of one's own ------------------------------------------------------------------------
 @pytest.mark.parametrize("scope", ["table", "example", "output"])
 @pytest.mark.parametrize("coupled", [False, True])
 def test_plain_loop_equals_the_stack_to_the_bit(scope: str, coupled: bool) -> None:
-    pgd = PGD(scope=scope, weight=0.5)
+    pgd = PGD(scope=scope, weight=0.5).during(0, 1)
     stack, model = make_stack([pgd], coupled=coupled), make_model(coupled=coupled)
     optimizer, pgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), pgd.clone()
     for batch in PARTS:
@@ -509,14 +511,14 @@ def test_rows_without_a_target_and_sparse_tables() -> None:
     mask = torch.tensor([True, False, True, True, True, False])
     batch = PARTS[0].replace(mask=mask)
     for scope in ("table", "example", "output"):
-        some = by_stack(PGD(scope=scope), [batch])
-        assert close(some, by_stack(PGD(scope=scope), [PARTS[0].take(mask)]))
+        some = by_stack(PGD(scope=scope).during(0, 1), [batch])
+        assert close(some, by_stack(PGD(scope=scope).during(0, 1), [PARTS[0].take(mask)]))
     none = PARTS[0].replace(mask=torch.zeros(6, dtype=torch.bool))
-    assert all(not g.any() for g in by_stack(PGD(), [none]).values())
+    assert all(not g.any() for g in by_stack(PGD().during(0, 1), [none]).values())
     model = make_model(coupled=False)
     model.embed.sparse = True
-    sparse = {n: g.to_dense() for n, g in by_stack(PGD(), PARTS, model).items()}
-    assert close(sparse, by_stack(PGD(), PARTS))
+    sparse = {n: g.to_dense() for n, g in by_stack(PGD().during(0, 1), PARTS, model).items()}
+    assert close(sparse, by_stack(PGD().during(0, 1), PARTS))
 
 
 def test_ids_that_are_drawn_anew_are_moved_from_the_pass_in_which_they_appear() -> None:
@@ -534,6 +536,6 @@ def test_ids_that_are_drawn_anew_are_moved_from_the_pass_in_which_they_appear() 
 
     model = Masked()
     batch = Batch(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([0, 2]))
-    found = by_stack(PGD(scope="output"), [batch], model)
+    found = by_stack(PGD(scope="output").during(0, 1), [batch], model)
     assert model.passes == 4
     assert all(g.isfinite().all() for g in found.values())

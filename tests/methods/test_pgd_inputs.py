@@ -32,9 +32,9 @@ from whet.objectives.objective import call
 from whet.stack import Stack
 
 CASE = Case(
-    PGDInputs(epsilon=0.3, at="floats", steps=3, step_size=0.5),
+    PGDInputs(epsilon=0.3, at="floats", steps=3, step_size=0.5).during(0, 1),
     accumulates="the random start is drawn for each micro-batch anew",
-    processes=PGDInputs(epsilon=0.3, at="floats", steps=3, step_size=0.5, init=0.0),
+    processes=PGDInputs(epsilon=0.3, at="floats", steps=3, step_size=0.5, init=0.0).during(0, 1),
     cost=Cost(forwards=4, backwards=4),
 )
 
@@ -44,7 +44,7 @@ RECORDED = json.loads(record_torchattacks.VALUES.read_text(encoding="utf-8"))
 
 def small(**changes: Any) -> PGDInputs:
     given = {"epsilon": 0.3, "at": "floats", "steps": 3, "step_size": 0.5}
-    return PGDInputs(**(given | changes))
+    return PGDInputs(**(given | changes)).during(0, 1)
 
 
 # the value -----------------------------------------------------------------------------------
@@ -84,10 +84,15 @@ def by_hand(model: nn.Module, x: Tensor, y: Tensor, pgd: PGDInputs, start: Tenso
 
 @pytest.mark.parametrize(
     "pgd",
-    [PGDInputs(0.1, steps=1), PGDInputs(0.1), PGDInputs(0.3, 0.1, 4, init=0.5),
-     PGDInputs(1.0, norm="l2"), PGDInputs(0.4, 0.5, 4, norm="l2", init=0.5)],
+    [
+        PGDInputs(0.1, steps=1).during(0, 1),
+        PGDInputs(0.1).during(0, 1),
+        PGDInputs(0.3, 0.1, 4, init=0.5).during(0, 1),
+        PGDInputs(1.0, norm="l2").during(0, 1),
+        PGDInputs(0.4, 0.5, 4, norm="l2", init=0.5).during(0, 1),
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_the_method_learns_what_the_hand_loop_learns(pgd: PGDInputs) -> None:
     x, y = IMAGES.inputs, IMAGES.targets
     stack, model = pictures([pgd], valid_range=(0.0, 1.0)), pictures([]).run.module
@@ -111,7 +116,7 @@ def test_one_step_without_a_random_start_is_fgsm() -> None:
 @pytest.mark.parametrize("coupled", [False, True])
 def test_one_step_from_a_random_start_is_fast_fgsm(coupled: bool) -> None:
     """To the bit, where both have the same draws."""
-    fast = FastFGSM(0.3, 1.25, at="floats", watch=0)
+    fast = FastFGSM(0.3, 1.25, at="floats", watch=0).during(0, 1)
     ours, theirs = (
         make_stack([m], coupled=coupled) for m in (small(steps=1, step_size=1.25), fast)
     )
@@ -141,7 +146,7 @@ def test_points_stay_within_epsilon_in_pixels(norm: str, std: Any) -> None:
     """Steps and distances are of the images as they were before they were divided."""
     width = torch.tensor(1.0 if std is None else std).view(1, -1, 1, 1)
     batch = IMAGES.replace(inputs=(IMAGES.inputs - 0.5) / width)
-    pgd = PGDInputs(0.3, 0.6, 4, norm=norm, std=std, init=0.0)
+    pgd = PGDInputs(0.3, 0.6, 4, norm=norm, std=std, init=0.0).during(0, 1)
     delta = (learned(pictures([pgd]), batch, "0") - batch.inputs) * width
     far = delta.flatten(1).norm(dim=1) if norm == "l2" else delta.flatten(1).abs().amax(1)
     assert far.tolist() == pytest.approx([0.3] * 6, rel=1e-4)
@@ -155,7 +160,7 @@ def test_a_step_in_l2_is_the_pixels_steepest() -> None:
     loss = F.cross_entropy(pictures([]).run.module(pixels / width), IMAGES.targets)
     [g] = torch.autograd.grad(loss, pixels)
     expected = 0.3 * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    pgd = PGDInputs(0.6, 0.5, 1, norm="l2", std=std, init=0.0)
+    pgd = PGDInputs(0.6, 0.5, 1, norm="l2", std=std, init=0.0).during(0, 1)
     batch = IMAGES.replace(inputs=IMAGES.inputs / width)
     delta = (learned(pictures([pgd]), batch, "0") - batch.inputs) * width
     assert torch.allclose(delta, expected, atol=1e-6)
@@ -235,7 +240,9 @@ def test_composes_with_what_stands_inside() -> None:
 
 def test_reals_and_labels_are_attacked() -> None:
     for kind, targets in (("real", torch.rand(6, 3)), ("multi-label", torch.ones(6, 3))):
-        moved = learned(pictures([PGDInputs(0.1)], kind), IMAGES.replace(targets=targets), "0")
+        moved = learned(
+            pictures([PGDInputs(0.1).during(0, 1)], kind), IMAGES.replace(targets=targets), "0"
+        )
         assert (moved != IMAGES.inputs).any()
 
 
@@ -244,7 +251,7 @@ def test_a_model_may_change_its_inputs_in_place_and_checkpoint() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return checkpoint(super().forward, x.sub_(0.5), use_reentrant=False)
 
-    stack = Stack(Hasty(4, 3), "categorical", [PGDInputs(0.1)],
+    stack = Stack(Hasty(4, 3), "categorical", [PGDInputs(0.1).during(0, 1)],
                   optimizer=lambda p: torch.optim.SGD(p, lr=0.1))  # fmt: skip
     assert stack.step((torch.rand(4, 4), torch.tensor([0, 1, 2, 0])))
 
@@ -257,11 +264,11 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="norm is 'l1'"):
         make_stack([small(norm="l1")])
     with pytest.raises(NotApplicable, match="no loss of its own"):
-        Stack(nn.Linear(4, 3), "contrastive", [MoCo(dim=2), PGDInputs()],
+        Stack(nn.Linear(4, 3), "contrastive", [MoCo(dim=2), PGDInputs().during(0, 1)],
               data=torch.ones(4, 4), resources={"view": lambda x, g: x})  # fmt: skip
     said = "no resource valid_range: x + delta is not clipped"
-    assert pictures([PGDInputs()]).methods[0].notes == [said]
-    assert pictures([PGDInputs()], valid_range=(0.0, 1.0)).methods[0].notes == []
+    assert pictures([PGDInputs().during(0, 1)]).methods[0].notes == [said]
+    assert pictures([PGDInputs().during(0, 1)], valid_range=(0.0, 1.0)).methods[0].notes == []
 
 
 # traps ---------------------------------------------------------------------------------------
@@ -271,7 +278,7 @@ class ByBackward(pictured.ByBackward, PGDInputs):
 
 @trap(right=PGDInputs, wrong=ByBackward)
 def test_the_attack_pollutes_no_gradient(kind: Any) -> None:
-    pictured.pollutes_no_gradient(kind(0.3, at="floats"))
+    pictured.pollutes_no_gradient(kind(0.3, at="floats").during(0, 1))
 
 
 class Counted(pictured.Counted, PGDInputs):
@@ -280,7 +287,7 @@ class Counted(pictured.Counted, PGDInputs):
 
 @trap(right=PGDInputs, wrong=Counted)
 def test_batch_statistics_are_those_of_the_inputs_that_are_learned(kind: Any) -> None:
-    pictured.statistics_are_of_what_is_learned(kind(0.3, at="floats"))
+    pictured.statistics_are_of_what_is_learned(kind(0.3, at="floats").during(0, 1))
 
 
 class InPixels(pictured.InPixels, PGDInputs):
@@ -289,7 +296,7 @@ class InPixels(pictured.InPixels, PGDInputs):
 
 @trap(right=PGDInputs, wrong=InPixels)
 def test_epsilon_is_in_pixels_where_inputs_are_normalised(kind: Any) -> None:
-    pictured.moves_by_pixels(kind(8 / 255, std=0.25))
+    pictured.moves_by_pixels(kind(8 / 255, std=0.25).during(0, 1))
 
 
 class Unchecked(pictured.Unchecked, PGDInputs):
@@ -298,7 +305,7 @@ class Unchecked(pictured.Unchecked, PGDInputs):
 
 @trap(right=PGDInputs, wrong=Unchecked)
 def test_a_range_of_other_units_is_an_error(kind: Any) -> None:
-    pictured.names_a_range_of_other_units(kind(0.1))
+    pictured.names_a_range_of_other_units(kind(0.1).during(0, 1))
 
 
 class OnceBorrowed(PGDInputs):
@@ -320,7 +327,7 @@ class OnceBorrowed(PGDInputs):
 
 @trap(right=PGDInputs, wrong=OnceBorrowed)
 def test_every_step_climbs_the_network_that_learns(kind: Any) -> None:
-    plain, attacked = make_stack(), make_stack([kind(0.3, 0.5, 3, at="floats")])
+    plain, attacked = make_stack(), make_stack([kind(0.3, 0.5, 3, at="floats").during(0, 1)])
     masks: dict[Stack, list[Tensor]] = {plain: [], attacked: []}
     for stack, seen in masks.items():
         stack.run.module.dropout.register_forward_hook(
@@ -373,13 +380,13 @@ class Unbounded(PGDInputs):
 
 @trap(right=PGDInputs, wrong=Unbounded)
 def test_the_sum_of_the_steps_stays_within_epsilon(kind: Any) -> None:
-    stack = pictures([kind(0.05, 0.5, 6)], valid_range=(0.0, 1.0))
+    stack = pictures([kind(0.05, 0.5, 6).during(0, 1)], valid_range=(0.0, 1.0))
     moved = learned(stack, IMAGES, "0")
     assert (moved - IMAGES.inputs).abs().max() <= 0.05 + 1e-6
 
 
 def test_a_start_is_what_the_generator_of_the_position_draws() -> None:
-    stack = pictures([PGDInputs(0.1, step_size=0.0)])
+    stack = pictures([PGDInputs(0.1, step_size=0.0).during(0, 1)])
     start = drawn(stack, IMAGES.inputs, "")
     assert torch.allclose(learned(stack, IMAGES, "0"), IMAGES.inputs + 0.1 * start, atol=1e-6)
     assert equal(weights(stack.run.module), weights(pictures([]).run.module))

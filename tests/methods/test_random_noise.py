@@ -25,9 +25,9 @@ from whet.objectives.objective import call
 from whet.stack import Stack
 
 CASE = Case(
-    RandomNoise(epsilon=2.0),
+    RandomNoise(epsilon=2.0).during(0, 1),
     accumulates="the noise is drawn for each micro-batch anew",
-    processes=RandomNoise(epsilon=2.0, across="global"),
+    processes=RandomNoise(epsilon=2.0, across="global").during(0, 1),
     cost=Cost(forwards=2, backwards=2, copies=2),
 )
 
@@ -65,7 +65,7 @@ def moved_by(method: Any, window: list[Batch]) -> list[Tensor]:
 # on embeddings -------------------------------------------------------------------------------
 def test_formula_by_hand() -> None:
     """Clean plus noisy gradient, by autograd.grad, with the noise that the position gives."""
-    method = RandomNoise(0.7, weight=0.5)
+    method = RandomNoise(0.7, weight=0.5).during(0, 1)
     stack = stack_of(method)
     stack.gradients(stack.window(PARTS[:1]))
     model = make_model(coupled=False)
@@ -104,7 +104,10 @@ def test_moves_what_fgm_moves_as_far_as_fgm(kind: type[RandomNoise]) -> None:
     """A table of 20 words, 3 of them in the batch: the same rows, and the same length."""
     few = PARTS[0].replace(inputs=PARTS[0].inputs | {"tokens": PARTS[0].inputs["tokens"] % 3 + 1})
     for scope in SCOPES if kind is RandomNoise else ["table"]:
-        [attack], [noise] = (moved_by(m, [few]) for m in (FGM(0.7, scope), kind(0.7, scope)))
+        [attack], [noise] = (
+            moved_by(m, [few])
+            for m in (FGM(0.7, scope).during(0, 1), kind(0.7, scope).during(0, 1))
+        )
         assert torch.equal(attack.ne(0).any(-1), noise.ne(0).any(-1))
         lengths = (1,) if scope == "example" else ()
         a, n = (t.flatten(1).norm(dim=1) if lengths else t.norm() for t in (attack, noise))
@@ -118,7 +121,7 @@ def test_directions_have_no_mean_and_are_new_in_each_micro_batch() -> None:
     many = torch.stack([direction(gradient, 1.0, seeding.generator(n)) for n in range(2000)])
     assert many.mean(0).abs().max() < 0.03
     assert torch.allclose(many.flatten(1).norm(dim=1), torch.ones(2000), atol=1e-5)
-    first, second = moved_by(RandomNoise(0.7), [PARTS[0], PARTS[0]])
+    first, second = moved_by(RandomNoise(0.7).during(0, 1), [PARTS[0], PARTS[0]])
     assert not torch.allclose(first, second)
 
 
@@ -134,7 +137,7 @@ def test_nothing_moves_where_fgm_moves_nothing(spoil: float) -> None:
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_padding_stays(scope: str) -> None:
-    [noise] = moved_by(RandomNoise(0.7, scope), PARTS[:1])
+    [noise] = moved_by(RandomNoise(0.7, scope).during(0, 1), PARTS[:1])
     padding = torch.arange(20) == 0 if scope == "table" else PARTS[0].inputs["tokens"] == 0
     assert padding.any()
     assert not noise[padding].any()
@@ -143,8 +146,8 @@ def test_padding_stays(scope: str) -> None:
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("coupled", [False, True])
 def test_plain_loop_equals_the_stack_to_the_bit(scope: str, coupled: bool) -> None:
-    stack = make_stack([RandomNoise(0.5, scope)], coupled=coupled)
-    model, noise = make_model(coupled=coupled), RandomNoise(0.5, scope)
+    stack = make_stack([RandomNoise(0.5, scope).during(0, 1)], coupled=coupled)
+    model, noise = make_model(coupled=coupled), RandomNoise(0.5, scope).during(0, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for batch in PARTS:
         optimizer.zero_grad()
@@ -160,7 +163,7 @@ def test_plain_loop_equals_the_stack_to_the_bit(scope: str, coupled: bool) -> No
 
 def test_passes_masks_and_statistics_are_fgms() -> None:
     """With no length, only the passes count: then both are the same method, to the bit."""
-    stacks = [make_stack([m]) for m in (FGM(0.0), RandomNoise(0.0))]
+    stacks = [make_stack([m]) for m in (FGM(0.0).during(0, 1), RandomNoise(0.0).during(0, 1))]
     for stack in stacks:
         for batch in PARTS:
             stack.step([batch])
@@ -206,7 +209,8 @@ def test_tables_come_back_to_the_bit_also_after_an_error(attack: Callable[[Net],
 
 # on inputs -----------------------------------------------------------------------------------
 def floats(**changes: Any) -> RandomNoise:
-    return RandomNoise(**({"epsilon": 0.3, "scope": "inputs", "at": "floats"} | changes))
+    given = {"epsilon": 0.3, "scope": "inputs", "at": "floats"} | changes
+    return RandomNoise(**given).during(0, 1)
 
 
 def test_inputs_move_by_the_uniform_noise_of_the_position() -> None:
@@ -225,7 +229,10 @@ def test_noise_is_as_large_as_the_attack(norm: str) -> None:
     std, batch = 0.25, IMAGES.replace(inputs=(IMAGES.inputs - 0.5) / 0.25)
     about = {"epsilon": 0.2, "norm": norm, "std": std}
     far = []
-    for method in (PGDInputs(**about), RandomNoise(scope="inputs", **about)):
+    for method in (
+        PGDInputs(**about).during(0, 1),
+        RandomNoise(scope="inputs", **about).during(0, 1),
+    ):
         pixels = (learned(pictures([method]), batch, "0") - batch.inputs) * std
         rows = pixels.flatten(1)
         far.append(rows.norm(dim=1) if norm == "l2" else rows.abs().amax(1))
@@ -234,7 +241,7 @@ def test_noise_is_as_large_as_the_attack(norm: str) -> None:
 
 
 def test_inputs_are_clipped_and_rows_without_a_target_stay() -> None:
-    stack = pictures([RandomNoise(0.5, "inputs")], valid_range=(0.0, 1.0))
+    stack = pictures([RandomNoise(0.5, "inputs").during(0, 1)], valid_range=(0.0, 1.0))
     moved = learned(stack, IMAGES, "0")
     assert moved.min() == 0
     assert moved.max() == 1
@@ -271,7 +278,7 @@ class SameForAll(RandomNoise):
 
 @trap(right=RandomNoise, wrong=SameForAll)
 def test_each_row_has_noise_of_its_own(kind: Any) -> None:
-    stack = make_stack([kind(0.3, "inputs", at="floats")], coupled=False)
+    stack = make_stack([kind(0.3, "inputs", at="floats").during(0, 1)], coupled=False)
     noise = learned(stack, PARTS[0]) - PARTS[0].inputs["floats"]
     assert not torch.allclose(noise[0], noise[1], atol=1e-3)
 
@@ -280,17 +287,17 @@ def test_each_row_has_noise_of_its_own(kind: Any) -> None:
 def test_mistakes_are_named() -> None:
     for changes in ({"norm": "l2"}, {"clean_weight": 0.5}, {"std": 0.5}):
         with pytest.raises(InputError, match=f"{next(iter(changes))} is of inputs; leave it out"):
-            make_stack([RandomNoise(**changes)])
+            make_stack([RandomNoise(**changes).during(0, 1)])
     for changes in ({"weight": 0.5}, {"across": "global"}, {"exclude": ()}):
         with pytest.raises(InputError, match=f"{next(iter(changes))} is of embeddings"):
             make_stack([floats(**changes)])
     with pytest.raises(NotApplicable, match=r"no nn\.Embedding"):
-        pictures([RandomNoise()])
+        pictures([RandomNoise().during(0, 1)])
     with pytest.raises(NotApplicable, match="at='word_emb'"):
-        make_stack([RandomNoise(at="word_emb")])
+        make_stack([RandomNoise(at="word_emb").during(0, 1)])
     with pytest.raises(InputError, match="none of the inputs that at='tokens' matches is floating"):
         make_stack([floats(at="tokens")]).step(PARTS[0])
     with pytest.raises(InputError, match="attack"), floats().attack(make_model()):
         pass
-    notes = pictures([RandomNoise(0.1, "inputs")]).methods[0].notes
+    notes = pictures([RandomNoise(0.1, "inputs").during(0, 1)]).methods[0].notes
     assert notes == ["no resource valid_range: x + delta is not clipped"]

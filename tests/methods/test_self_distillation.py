@@ -301,7 +301,7 @@ def test_one_forward_more_and_no_backward() -> None:
 def test_an_attack_on_the_student_does_not_move_the_teacher() -> None:
     """The table that is perturbed is the model's; the teacher has one of its own."""
     seen: list[Tensor] = []
-    stack = make_stack([SelfDistillation("start"), FGM(0.5)], coupled=False)
+    stack = make_stack([SelfDistillation("start"), FGM(0.5).during(0, 1)], coupled=False)
     stack.open()
     own(stack).own.register_forward_hook(lambda module, args, out: seen.append(out))
     stack.step(BATCHES[0])

@@ -44,6 +44,7 @@ def catalogue() -> list[dict[str, Any]]:
     setting = {"name": "weight", "default": 1.0, "range": "[0, inf)"}
     facts = {"paper": "A. Author (2020)", "owns": ["backward"], "needs": [], "phase": "training",
              "placements": ["anytime"], "companions": [], "looks_ahead": False,
+             "during": [0.0, 1.0],
              "cost": "1 pass", "tier": 1, "data": "any",
              "avoid_when": "never", "status": "stable", "layer": "objective"}  # fmt: skip
     return [

@@ -6,10 +6,9 @@ from tests.study.fakes import catalogue
 from whet.errors import InputError, UnknownName
 from whet.study import Grid, arms
 
-CARDS = [
-    {"name": name, "settings": [{"name": "decay", "default": 0.999, "range": "[0, 1)"}]}
-    for name in ("ema", "fgm")
-]
+DECAY = {"name": "decay", "default": 0.999, "range": "[0, 1)"}
+CARDS = [{"name": name, "settings": [DECAY], "during": [0.0, 1.0]} for name in ("ema", "fgm")]
+LATE = [CARDS[0], {**CARDS[1], "during": [0.25, 1.0]}]
 
 
 def settings(text: str) -> list[dict[str, object]]:
@@ -42,9 +41,24 @@ def test_one_method_may_stand_in_several_arms() -> None:
 
 def test_the_tasks_own_settings_hold_unless_written() -> None:
     own = {"ema": {"decay": 0.9}}
-    assert arms.default(["ema", "fgm"], own)[0].methods == ({"name": "ema", "decay": 0.9},)
+    assert arms.default(["ema", "fgm"], CARDS, own)[0].methods == ({"name": "ema", "decay": 0.9},)
     parsed = arms.parse("ema,ema:decay=0.5", CARDS, own)
     assert [arm.methods[0]["decay"] for arm in parsed] == [0.9, 0.5]
+
+
+def test_where_a_method_begins_late_its_arm_says_so_unless_somebody_says_otherwise() -> None:
+    def spans(found: list[arms.Arm]) -> list[object]:
+        return [arm.methods[0].get("during") for arm in found]
+
+    text = "ema,fgm,fgm:decay=0.5|0.9,fgm:during=[0,1]"
+    late = [0.25, 1.0]
+    assert spans(arms.parse(text, LATE)) == [None, late, late, late, [0, 1]]
+    assert spans(arms.default(["fgm", "ema"], LATE)) == [late, None]
+    own = {"fgm": {"during": [0.5, 1]}}
+    assert spans(arms.default(["fgm"], LATE, own)) == [[0.5, 1]]
+    assert spans(arms.parse(text, LATE, own))[1:] == [*[[0.5, 1]] * 3, [0, 1]]
+    with pytest.raises(InputError, match=r"during = \[0\.25, 1\.0\]  part of the training"):
+        arms.parse("fgm:epsilon=1", LATE)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ CARD: dict[str, Any] = {
     "name": "ema", "title": "Average", "layer": "average", "cost": "no pass",
     "owns": ["evaluation weights", "backward"], "uses": [], "needs": ["view"],
     "placements": ["observer"], "companions": [], "tier": 1, "phase": "late", "data": "any",
+    "during": [0.25, 1.0],
     "avoid_when": "never", "status": "stable", "paper": "arXiv:1", "doc": "",
     "settings": [
         {"name": "steps", "default": 3, "range": "a whole number in [1, inf)"},
@@ -60,7 +61,8 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 def test_one_in_full_in_chinese() -> None:
     text = "\n".join(printed(catalogue.whole(CARD, "zh"), 100))
     for said in ("ema  权重平均", "评估所用权重、反向传播", "仅旁观，不影响训练", "没有这种情况",
-                 "整数，范围 [1, inf)", "可选 'a', 'b'", "取值范围", "以下为英文文档"):  # fmt: skip
+                 "默认时段", "0.25 至 1", "整数，范围 [1, inf)", "可选 'a', 'b'", "取值范围",
+                 "以下为英文文档"):  # fmt: skip
         assert said in text
     assert "avoid when" not in text
     assert "one of" not in text
@@ -69,6 +71,7 @@ def test_one_in_full_in_chinese() -> None:
 def test_english_is_the_default() -> None:
     text = "\n".join(printed(catalogue.whole(CARD), 100))
     assert "evaluation weights, backward" in text
+    assert "during      0.25 to 1" in text
     assert "没有" not in text
 
 

@@ -38,11 +38,12 @@ def test_each_part_is_said_once() -> None:
 
 
 def test_whole_keeps_the_method_as_it_is_and_the_others_give_a_quarter() -> None:
-    found, left_out = placed("fgm:epsilon=2", "start", "whole", "end")
+    found, left_out = placed("fgm:epsilon=2,sam", "start", "whole", "end")
     every = [arm for those in found.values() for arm in those]
     assert [(arm.name, arm.methods[0].get("during")) for arm in every] == [
-        ("fgm:epsilon=2@start", [0.0, 0.25]), ("fgm:epsilon=2", None),
-        ("fgm:epsilon=2@end", [0.75, 1.0]),
+        ("fgm:epsilon=2@start", [0.0, 0.25]), ("sam@start", [0.0, 0.25]),
+        ("fgm:epsilon=2", [0.25, 1.0]), ("sam", None),
+        ("fgm:epsilon=2@end", [0.75, 1.0]), ("sam@end", [0.75, 1.0]),
     ]  # fmt: skip
     assert left_out == {}
 

@@ -174,6 +174,23 @@ def test_every_part_of_training_is_rehearsed(tmp_path: Path) -> None:
     )
 
 
+def test_parts_of_a_method_that_begins_late_are_measured_as_it_acts(tmp_path: Path) -> None:
+    """Alone it is given all of training: a few updates of a rehearsal lie in its first quarter."""
+    at_once = {"name": "fast_fgsm", "watch": 0, "during": [0.0, 1.0]}
+    for during in ({}, {"during": [0.25, 1.0]}):
+        given = ({"name": "fast_fgsm", "watch": 0, **during}, {"name": "ema"})
+        parts = list(node._parts(Node("digits", "late", given, 0)))
+        assert parts == [
+            (0.0, 0.25, ({"name": "ema"},)), (0.25, 1.0, (at_once, {"name": "ema"})),
+        ]  # fmt: skip
+    [whole] = node._parts(Node("digits", "all", ({"name": "fgm", "during": [0, 1]},), 0))
+    assert whole == (0.0, 1.0, ({"name": "fgm", "during": [0.0, 1.0]},))
+    row = node.train(Node("digits", "late", given, 0, {"rehearse": 2}), tmp_path)
+    assert (row["status"], row["updates"]) == ("done", 4)
+    assert "fast_fgsm[" not in row["explain"]
+    assert "fast_fgsm" in row["explain"]
+
+
 def test_companions_join_where_they_apply(tmp_path: Path) -> None:
     row = node.train(make("swa", {"name": "swa"}), tmp_path)
     assert row["status"] == "done"

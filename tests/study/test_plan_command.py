@@ -130,8 +130,9 @@ def test_what_ten_methods_cost(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    real = node.describe  # digits gives one of them a span of its own
-    monkeypatch.setattr(node, "describe", lambda *given: real(*given) | {"settings": {}})
+    real = node.describe  # one of them begins late, where nobody says that it takes all
+    own = {"settings": {"fast_fgsm": {"during": [0.0, 1.0]}}}
+    monkeypatch.setattr(node, "describe", lambda *given: real(*given) | own)
     out = ["--out", str(tmp_path / "s"), "--seeds", "1"]
     assert command("--methods", TEN, "--design", "both", "--when", when, "--plan", "--json",
                    *out) == 0  # fmt: skip

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from whet.study import design, node, riders, trie, worker
+from whet.methods import catalogue
+from whet.study import arms, design, node, riders, trie, worker
 from whet.study.plan import BASELINE, Arm, Node, Row
 from whet.study.store import Store
 
@@ -81,6 +82,35 @@ def test_what_depends_on_the_end_of_its_span_shares_nothing() -> None:
     assert len(trie.grown(arms, [0], make, ahead={"swa"})) == 2
 
 
+def late(text: str) -> list[Arm]:
+    """An arm at the start, as it is by itself, and at the end."""
+    found, _ = design.placed(arms.parse(text, catalogue()), ["start", "whole", "end"], catalogue())
+    return [arm for those in found.values() for arm in those]
+
+
+def test_what_begins_late_by_itself_shares_the_baselines_first_quarter() -> None:
+    nodes = trie.grown([Arm(BASELINE), *late("fgm")], [0], make)
+    named = {node.arm: node for node in nodes}
+    trunk = named["trunk of baseline to 0.25"]
+    assert trunk.methods == ()
+    assert named["fgm"].parent == named["trunk of baseline to 0.75"].parent == trunk.key
+    assert named["fgm@end"].parent == named[BASELINE].parent
+    assert named["fgm@start"].parent is None
+    assert trie.cost(nodes) == 0.25 + 0.75 + 0.5 + 2 * 0.25 + 1.0
+
+
+def test_from_the_start_on_is_written_out_for_what_begins_late_by_itself() -> None:
+    given = [
+        Arm(name, ({"name": "fgm", "during": during},))
+        for name, during in (("half", [0, 0.5]), ("all", [0, 1]), ("own", [0.25, 1.0]))
+    ]
+    nodes = {node.arm: node for node in trie.grown(given, [0], make)}
+    assert [name for name in nodes if name.startswith("trunk")] == ["trunk of fgm to 0.5"]
+    trunk = nodes["trunk of fgm to 0.5"]
+    assert trunk.methods == ({"name": "fgm", "during": [0.0, 1.0]},)
+    assert [nodes[name].parent for name in ("half", "all", "own")] == [trunk.key, trunk.key, None]
+
+
 def test_a_leaf_is_the_same_node_with_and_without_a_trunk() -> None:
     arms = both("end")
     alone = trie.grown(arms, [0], make, share=False)
@@ -144,6 +174,7 @@ ARMS = [
     Arm("baseline@after", (), placement="after", after=()),
     Arm("swa@after", (), placement="after", after=({"name": "swa"},)),
     Arm("sam@after", (), placement="after", after=({"name": "sam"},)),
+    *late("fast_fgsm:watch=0"),
 ]  # fmt: skip
 SAME = ("status", "metrics", "curve", "updates", "settings", "explain", "confusion")
 
@@ -175,7 +206,7 @@ def test_every_branch_equals_the_arm_trained_alone(
 
 def test_trunks_are_not_judged(trained: dict[str, Row]) -> None:
     trunks = {name: row for name, row in trained.items() if name.startswith("trunk")}
-    assert len(trunks) == 5
+    assert len(trunks) == 6
     assert all(row["metrics"] == {} and row["status"] == "done" for row in trunks.values())
 
 

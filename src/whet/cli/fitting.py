@@ -39,7 +39,7 @@ def fit(
         str | None,
         typer.Option(
             help="Methods to train with, in the task's own settings, as [bold]ema,r_drop[/bold] "
-            "or [bold]r_drop:alpha=2,fgm:during=\\[0.25,1][/bold]. Default: none."
+            "or [bold]r_drop:alpha=2,fgm:during=\\[0.5,1][/bold]. Default: none."
         ),
     ] = None,
     recipe: Annotated[

@@ -25,7 +25,7 @@ def study(
         str | None,
         typer.Option(
             help="Methods to try, as [bold]ema,fgm[/bold] or with settings as "
-            "[bold]ema:decay=0.99,fgm:during=\\[0.25,1][/bold]; several values make several arms: "
+            "[bold]ema:decay=0.99,fgm:during=\\[0.5,1][/bold]; several values make several arms: "
             "[bold]ema:decay=0.9|0.99[/bold]. Default: all that suit the task."
         ),
     ] = None,
@@ -37,9 +37,9 @@ def study(
         str,
         typer.Option(
             help="Part of training that each method takes: [bold]start[/bold] (first quarter), "
-            "[bold]whole[/bold], [bold]end[/bold] (last quarter), [bold]after[/bold] (a stage of "
-            "fine-tuning that follows, held against training as much longer without), or several "
-            "as start,whole,end."
+            "[bold]whole[/bold] (its default), [bold]end[/bold] (last quarter), [bold]after[/bold] "
+            "(a stage of fine-tuning that follows, held against training as much longer without), "
+            "or several as start,whole,end."
         ),
     ] = "whole",
     design: Annotated[

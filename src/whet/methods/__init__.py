@@ -48,6 +48,27 @@ def make(spec: Method | str | Mapping[str, Any]) -> Method:
     return registry()[name].of(given)
 
 
+def span(given: Mapping[str, Any]) -> tuple[float, float]:
+    """The part of training that a method's settings give it.
+
+    >>> span({"name": "ema"}), span({"name": "fgm"}), span({"name": "fgm", "during": [0, 1]})
+    ((0.0, 1.0), (0.25, 1.0), (0.0, 1.0))
+    """
+    a, b = given.get("during") or registry().get(str(given["name"]), Method).span
+    return float(a), float(b)
+
+
+def spanning(given: Mapping[str, Any], a: float, b: float) -> dict[str, Any]:
+    """The settings with another part of training; its own is not written, so that equal is equal.
+
+    >>> spanning({"name": "ema", "during": [0.0, 0.5]}, 0.0, 1.0), spanning({"name": "fgm"}, 0, 1)
+    ({'name': 'ema'}, {'name': 'fgm', 'during': [0.0, 1.0]})
+    """
+    rest = {name: value for name, value in given.items() if name != "during"}
+    own = (a, b) == span({"name": given["name"]})
+    return rest if own else rest | {"during": [float(a), float(b)]}
+
+
 def catalogue() -> list[dict[str, Any]]:
     """What `whet methods` shows: one plain entry per method."""
     return [_entry(kind) for kind in registry().values()]
@@ -62,6 +83,7 @@ def _entry(kind: type[Method]) -> dict[str, Any]:
         "owns": sorted(one.value for one in kind.owns),
         "uses": sorted(one.value for one in kind.uses), **several,
         "companions": sorted(kind.companions), "looks_ahead": kind.looks_ahead,
+        "during": list(kind.span),
         "cost": card.cost, "tier": card.tier, "phase": card.phase, "data": card.data,
         "avoid_when": card.avoid_when, "status": card.status, "zh": dict(card.zh),
         "settings": [_setting(field) for field in settings.fields(kind)],

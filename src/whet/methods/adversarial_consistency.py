@@ -12,7 +12,7 @@ from whet import attack
 from whet.agreement import Consistency, Distance, Places
 from whet.ball import Ball
 from whet.errors import NotApplicable
-from whet.method import Card, method
+from whet.method import LATE, Card, method
 from whet.objectives.families import Family
 from whet.settings import choice, number
 from whet.training import Training
@@ -111,7 +111,8 @@ class AdversarialConsistency(Consistency):
             prediction is a target that has no gradient; no embedding matches; or the output does
             not depend on what is to be moved.
 
-    Paper: Zhang et al. 2019 (TRADES), arXiv:1901.08573. Best begun late: `.during(0.25, 1)`.
+    Paper: Zhang et al. 2019 (TRADES), arXiv:1901.08573. It begins at a quarter of
+    training; `.during(0, 1)` begins at once.
 
     >>> from torch import nn
     >>> from whet.attack import attack_pass
@@ -131,6 +132,7 @@ class AdversarialConsistency(Consistency):
     step_size: float = number(default=0.5, low=0.0)
 
     name: ClassVar[str] = "adversarial_consistency"
+    span = LATE
     card: ClassVar[Card] = Card(
         title="Adversarial consistency", paper="arXiv:1901.08573",
         cost="K + 2 forward and backward passes (5); as many more for unlabelled rows", tier=2,

@@ -19,6 +19,7 @@ from whet.embedding import Shift
 from whet.errors import InputError
 from whet.forward import Forward
 from whet.method import (
+    LATE,
     Card,
     InnerBackward,
     InnerForward,
@@ -96,7 +97,8 @@ class FastFGSM(Method):
             batch lies outside of the range.
         NotApplicable: the loss does not depend on what is to be moved, or there is no loss.
 
-    Paper: Wong, Rice & Kolter 2020, arXiv:2001.03994. Best begun late: `.during(0.25, 1)`.
+    Paper: Wong, Rice & Kolter 2020, arXiv:2001.03994. It begins at a quarter of
+    training; `.during(0, 1)` begins at once.
 
     >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0])
     >>> with attack_pass(model):
@@ -118,6 +120,7 @@ class FastFGSM(Method):
     exclude: tuple[str, ...] = embedding.NOT_WORDS
 
     name: ClassVar[str] = "fast_fgsm"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = by_settings(
         lambda attack: frozenset(

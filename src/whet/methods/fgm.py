@@ -11,7 +11,7 @@ from torch import nn
 from whet import modes
 from whet.embedding import sized
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, Layer, Resource, method
+from whet.method import LATE, Card, InnerBackward, Layer, Resource, method
 from whet.perturbation import Perturbation
 from whet.training import Training
 from whet.world import World
@@ -52,8 +52,9 @@ class FGM(Perturbation):
             the model reads the table without calling the embedding and the scope is not.
         InputError: used alone, `attack` outside of `watch` in the scopes that need it.
 
-    Paper: Miyato, Dai & Goodfellow 2017, arXiv:1605.07725. It damages a model at the very start:
-    `FGM().during(0.25, 1)`. `random_noise`, of the same length, is the control to compare it with.
+    Paper: Miyato, Dai & Goodfellow 2017, arXiv:1605.07725. It damages a model at the very start and
+    so begins at a quarter of training; `.during(0, 1)` begins at once. `random_noise`, of the same
+    length, is the control to compare it with.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
@@ -66,6 +67,7 @@ class FGM(Perturbation):
     """
 
     name: ClassVar[str] = "fgm"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
@@ -73,11 +75,11 @@ class FGM(Perturbation):
         title="Adversarial embeddings (FGM)", paper="arXiv:1605.07725",
         cost="2 forward and backward passes", tier=1, phase="from a quarter on",
         data="tokens or categories that are embedded",
-        avoid_when="at the very start, which it damages: use .during(0.25, 1)",
+        avoid_when="at the very start, which it damages: it begins at a quarter",
         zh={
             "title": "对抗训练（FGM，扰动词嵌入）", "cost": "2 次前向和反向传播",
             "phase": "训练进行到四分之一之后", "data": "经嵌入层输入的词元或类别特征",
-            "avoid_when": "训练刚开始时使用会损害模型，应改用 .during(0.25, 1)",
+            "avoid_when": "训练刚开始时使用会损害模型，因此默认从四分之一处开始",
         },
     )  # fmt: skip
 

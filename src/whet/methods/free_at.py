@@ -17,6 +17,7 @@ from whet.ball import Ball, boxed, signs
 from whet.batch import Batch, map_leaves
 from whet.forward import Forward, Window
 from whet.method import (
+    LATE,
     Card,
     InnerBackward,
     InnerForward,
@@ -86,8 +87,8 @@ class FreeAT(Method):
             batch lies outside of the range.
         NotApplicable: there is no loss.
 
-    Paper: Shafahi et al. 2019, arXiv:1904.12843. Best begun late: `.during(0.25, 1)`. `fast_fgsm`
-    is as quick; `random_noise` is the control.
+    Paper: Shafahi et al. 2019, arXiv:1904.12843. It begins at a quarter of training;
+    `.during(0, 1)` begins at once. `fast_fgsm` is as quick; `random_noise` is the control.
 
     >>> from torch import nn
     >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0])
@@ -108,6 +109,7 @@ class FreeAT(Method):
     at: str = "*"
 
     name: ClassVar[str] = "free_at"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     outside: ClassVar[tuple[str, ...]] = ("class_weights",)  # it weighs the window that is learned
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.MOVED_INPUTS})

@@ -14,7 +14,7 @@ from whet.batch import Batch
 from whet.embedding import Call, Shift, sized, within_
 from whet.errors import NotApplicable
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
+from whet.method import LATE, Card, InnerBackward, InnerForward, Layer, Method, Resource, method
 from whet.settings import number
 from whet.training import Training
 
@@ -46,8 +46,8 @@ class FreeLB(Method):
     Raises:
         NotApplicable: no embedding matches, or the model reads the table without calling it.
 
-    Paper: Zhu et al. 2020, arXiv:1909.11764. As all adversarial methods, best begun late:
-    `FreeLB().during(0.25, 1)`.
+    Paper: Zhu et al. 2020, arXiv:1909.11764. As all adversarial methods it begins at a
+    quarter of training; `.during(0, 1)` begins at once.
 
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
     >>> ids, labels = torch.tensor([[1, 2, 3]]), torch.tensor([0])
@@ -64,6 +64,7 @@ class FreeLB(Method):
     exclude: tuple[str, ...] = embedding.NOT_WORDS
 
     name: ClassVar[str] = "freelb"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
     whole_weights: ClassVar[bool | str] = False
@@ -72,11 +73,11 @@ class FreeLB(Method):
         title="Free large-batch adversarial training", paper="arXiv:1909.11764",
         cost="K forward and backward passes (3)", tier=2, phase="from a quarter on",
         data="tokens or categories that are embedded",
-        avoid_when="at the very start, which it damages: use .during(0.25, 1)",
+        avoid_when="at the very start, which it damages: it begins at a quarter",
         zh={
             "title": "大批量自由对抗训练（FreeLB）", "cost": "K 次前向和反向传播（默认 3 次）",
             "phase": "训练进行到四分之一之后", "data": "经嵌入层输入的词元或类别特征",
-            "avoid_when": "训练刚开始时使用会损害模型，应改用 .during(0.25, 1)",
+            "avoid_when": "训练刚开始时使用会损害模型，因此默认从四分之一处开始",
         },
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from whet import modes
 from whet.attack import attack_pass
 from whet.embedding import sized, within_
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, Layer, Resource, method
+from whet.method import LATE, Card, InnerBackward, Layer, Resource, method
 from whet.perturbation import Move, Perturbation, Vectors
 from whet.settings import number
 from whet.training import Training
@@ -59,7 +59,8 @@ class PGD(Perturbation):
         InputError: used alone, `attack` outside of `watch` in the scopes that need it.
 
     Paper: Madry et al. 2018, arXiv:1706.06083, there on images and without the clean loss
-    (`pgd_inputs`). Best begun late: `PGD().during(0.25, 1)`. `random_noise` is its control.
+    (`pgd_inputs`). It begins at a quarter of training; `.during(0, 1)` begins at
+    once. `random_noise` is its control.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
@@ -76,6 +77,7 @@ class PGD(Perturbation):
     step_size: float = number(default=0.3, low=0.0)
 
     name: ClassVar[str] = "pgd"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.SECOND_GRADIENT})
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}

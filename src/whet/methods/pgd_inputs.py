@@ -13,7 +13,7 @@ from whet.attack import Blend, Inputs, attack_pass
 from whet.ball import Ball
 from whet.batch import Batch
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, InnerForward, Layer, Method, Resource, method
+from whet.method import LATE, Card, InnerBackward, InnerForward, Layer, Method, Resource, method
 from whet.settings import choice, number
 from whet.training import Training
 
@@ -76,8 +76,9 @@ class PGDInputs(Method):
             batch lies outside of the range.
         NotApplicable: the loss does not depend on the inputs, or there is no loss.
 
-    Paper: Madry et al. 2018, arXiv:1706.06083; FGSM: Goodfellow et al. 2015, arXiv:1412.6572. Best
-    begun late: `.during(0.25, 1)`. `fast_fgsm` costs a quarter; `random_noise` is the control.
+    Paper: Madry et al. 2018, arXiv:1706.06083; FGSM: Goodfellow et al. 2015, arXiv:1412.6572. It
+    begins at a quarter of training; `.during(0, 1)` begins at once. `fast_fgsm` costs a quarter;
+    `random_noise` is the control.
 
     >>> from torch import nn
     >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0])
@@ -97,6 +98,7 @@ class PGDInputs(Method):
     at: str = "*"
 
     name: ClassVar[str] = "pgd_inputs"
+    span = LATE
     scope: ClassVar[str] = "inputs"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = frozenset(

@@ -15,7 +15,16 @@ from whet.batch import Batch
 from whet.embedding import sized
 from whet.errors import InputError
 from whet.forward import Forward
-from whet.method import Card, InnerBackward, InnerForward, Layer, Resource, by_settings, method
+from whet.method import (
+    LATE,
+    Card,
+    InnerBackward,
+    InnerForward,
+    Layer,
+    Resource,
+    by_settings,
+    method,
+)
 from whet.perturbation import Perturbation
 from whet.settings import choice, fields, number
 from whet.training import Training
@@ -91,8 +100,8 @@ class RandomNoise(Perturbation):
         InputError: a setting of the other kind of scope is given; used alone, `attack` outside of
             `watch`, or on inputs; else as `pgd_inputs`.
 
-    Paper: Miyato, Dai & Goodfellow 2017, arXiv:1605.07725, where it is the control. Placed as the
-    attack is: `.during(0.25, 1)`.
+    Paper: Miyato, Dai & Goodfellow 2017, arXiv:1605.07725, where it is the control. As the attacks
+    do, it begins at a quarter of training; `.during(0, 1)` begins at once.
 
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
     >>> ids, labels = torch.tensor([[1, 2, 3]]), torch.tensor([0])
@@ -111,6 +120,7 @@ class RandomNoise(Perturbation):
     )
 
     name: ClassVar[str] = "random_noise"
+    span = LATE
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
     owns: ClassVar[frozenset[Resource]] = by_settings(
         lambda attack: frozenset(

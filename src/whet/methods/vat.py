@@ -11,7 +11,7 @@ from torch import Tensor
 from whet import seeding
 from whet.agreement import Consistency, Distance, Places
 from whet.ball import Ball, noise
-from whet.method import Card, method
+from whet.method import LATE, Card, method
 from whet.settings import number
 from whet.training import Training
 
@@ -100,8 +100,8 @@ class VAT(Consistency):
         NotApplicable: an objective whose outputs are no distribution; no embedding matches; or the
             output does not depend on what is to be moved.
 
-    Paper: Miyato et al. 2018, arXiv:1704.03976. Best begun late: `.during(0.25, 1)`;
-    `adversarial_consistency` with attack="noise" is its control.
+    Paper: Miyato et al. 2018, arXiv:1704.03976. It begins at a quarter of training;
+    `.during(0, 1)` begins at once. `adversarial_consistency` with attack="noise" is its control.
 
     >>> from torch import nn
     >>> from whet.attack import attack_pass
@@ -118,6 +118,7 @@ class VAT(Consistency):
     iterations: int = number(default=1, low=1, whole=True)
 
     name: ClassVar[str] = "vat"
+    span = LATE
     outside: ClassVar[tuple[str, ...]] = ("adversarial_consistency",)  # terms in one order
     card: ClassVar[Card] = Card(
         title="Virtual adversarial training (VAT)", paper="arXiv:1704.03976",

@@ -1,4 +1,4 @@
-"""Arms from what the command line says: `ema,fgm` or `ema:decay=0.99,fgm:during=[0.25,1]`.
+"""Arms from what the command line says: `ema,fgm` or `ema:decay=0.99,fgm:during=[0.5,1]`.
 
 A setting may have several values, as `ema:decay=0.9|0.99:warmup=true|false`: that is an arm for
 each combination of a method's own settings. Within brackets or quotes `|` is part of a value.
@@ -18,6 +18,7 @@ from whet.study.plan import Arm, Settings
 
 ALWAYS = ("during", "label")
 Own = Mapping[str, Mapping[str, Any]]
+Cards = Mapping[str, Mapping[str, Any]]
 EXAMPLE = "Write them as ema,fgm or with settings as ema:decay=0.99:label=slow."
 MOST = 1000  # arms of one grid
 
@@ -51,6 +52,7 @@ def parse(text: str, catalogue: Iterable[Mapping[str, Any]], own: Own | None = N
     """One arm for each comma-separated method; names and settings are checked by the catalogue.
 
     `own` holds the settings that the task has for a method; what is written goes before them.
+    A method that does not take all of training where nobody says so has its part written out.
     """
     cards = {card["name"]: card for card in catalogue}
     items = [item.strip() for item in split(text, ",") if item.strip()]
@@ -60,14 +62,14 @@ def parse(text: str, catalogue: Iterable[Mapping[str, Any]], own: Own | None = N
     for item in written:
         if written.count(item) > 1:
             raise InputError(f"--methods names {item} twice. Leave one of them out.")
-    return [Arm(item, (_with(_settings(item, cards), own),)) for item in written]
+    return [Arm(item, (_with(_settings(item, cards), cards, own),)) for item in written]
 
 
 def written(methods: Sequence[str | Mapping[str, Any]]) -> str:
     """A list of names and settings as the command line says it.
 
-    >>> written(["ema", {"name": "fgm", "during": [0.25, 1]}])
-    'ema,fgm:during=[0.25, 1]'
+    >>> written(["ema", {"name": "fgm", "during": [0.5, 1]}])
+    'ema,fgm:during=[0.5, 1]'
     """
     items = [{"name": each} if isinstance(each, str) else dict(each) for each in methods]
     return ",".join(
@@ -98,9 +100,12 @@ def expanded(item: str) -> list[str]:
     return [":".join((name, *chosen)) for chosen in itertools.product(*choices)]
 
 
-def default(names: Sequence[str], own: Own | None = None) -> list[Arm]:
+def default(
+    names: Sequence[str], catalogue: Iterable[Mapping[str, Any]], own: Own | None = None
+) -> list[Arm]:
     """One arm for each method, at the settings the task has for it."""
-    return [Arm(name, (_with({"name": name}, own),)) for name in names]
+    cards = {card["name"]: card for card in catalogue}
+    return [Arm(name, (_with({"name": name}, cards, own),)) for name in names]
 
 
 def split(text: str, separator: str) -> list[str]:
@@ -129,11 +134,13 @@ def _said(value: Any) -> str:
     return value.written() if isinstance(value, Grid) else json.dumps(value)
 
 
-def _with(given: Settings, own: Own | None) -> Settings:
-    return {"name": given["name"], **(own or {}).get(given["name"], {}), **given}
+def _with(given: Settings, cards: Cards, own: Own | None) -> Settings:
+    name, during = given["name"], cards[given["name"]]["during"]
+    late = {} if during == [0.0, 1.0] else {"during": during}
+    return {"name": name, **late, **(own or {}).get(name, {}), **given}
 
 
-def _settings(item: str, cards: Mapping[str, Mapping[str, Any]]) -> Settings:
+def _settings(item: str, cards: Cards) -> Settings:
     name, *pairs = (part.strip() for part in split(item, ":"))
     if name not in cards:
         raise UnknownName("method", name, cards)
@@ -144,14 +151,16 @@ def _settings(item: str, cards: Mapping[str, Mapping[str, Any]]) -> Settings:
             raise InputError(f"{item}: {pair!r} is not setting=value. {EXAMPLE}")
         if key in given:
             raise InputError(f"{item}: {key} is given twice. Leave one of them out.")
-        _known(name, key, cards[name]["settings"])
+        _known(cards[name], key)
         given[key] = value(text)
     return given
 
 
-def _known(name: str, key: str, settings: Sequence[Mapping[str, Any]]) -> None:
+def _known(card: Mapping[str, Any], key: str) -> None:
+    name, settings, during = card["name"], card["settings"], json.dumps(card["during"])
     if key in {setting["name"] for setting in settings} or key in ALWAYS:
         return
     lines = [f"  {s['name']} = {json.dumps(s['default'])}  {s['range']}" for s in settings]
-    listed = "\n".join([*lines, "  during = [0, 1]  part of the training", "  label = null"])
+    always = [f"  during = {during}  part of the training", "  label = null"]
+    listed = "\n".join([*lines, *always])
     raise InputError(f"{name} has no setting {key!r}. It has:\n{listed}")

@@ -14,8 +14,8 @@ from whet.errors import UnknownName
 from whet.study import chinese, wording
 
 ENGLISH, CHINESE = LANGUAGES = ("en", "zh")
-FACTS = ("paper", "layer", "owns", "needs", "companions", "placements", "cost", "tier", "phase",
-         "data", "avoid_when", "status")  # fmt: skip
+FACTS = ("paper", "layer", "owns", "needs", "companions", "placements", "during", "cost", "tier",
+         "phase", "data", "avoid_when", "status")  # fmt: skip
 SETTING = ("setting", "default", "range")
 COLUMNS = (
     (0, ("title", "layer", "cost")),
@@ -77,6 +77,8 @@ def label(fact: str, language: str = ENGLISH) -> str:
 def said(card: Card, fact: str, language: str = ENGLISH) -> str:
     """A fact of a method as people read it; English where a card has no Chinese."""
     value = card.get(fact)
+    if fact == "during" and value is not None:
+        return (" 至 " if language == CHINESE else " to ").join(f"{end:g}" for end in value)
     if language == CHINESE and value is not None:
         value = card.get("zh", {}).get(fact, value)
         several = value if isinstance(value, list) else [value]

@@ -7,6 +7,7 @@ LABELS = {
     "avoid when": "不宜使用", "needs": "所需数据", "placements": "可用时段", "phase": "适用阶段",
     "data": "适用数据", "tier": "级别", "status": "状态", "paper": "论文", "uses": "共用资源",
     "companions": "须搭配", "setting": "设置项", "default": "默认值", "range": "取值范围",
+    "during": "默认时段",
 }  # fmt: skip
 LAYERS = {
     "batch source": "批次来源", "input mixing": "输入混合", "target transform": "标签变换",

@@ -31,6 +31,7 @@ from whet import metrics as measures
 from whet.branching import Untold, branch
 from whet.callback import Callback
 from whet.errors import Clash, NonFiniteLoss, NotApplicable
+from whet.methods import span, spanning
 from whet.predict import Predictor
 from whet.riding import Rider
 from whet.run import Run
@@ -41,7 +42,6 @@ from whet.study.memory import Peak, apart
 from whet.study.plan import Node, Row, Settings
 from whet.study.pulse import Pulse
 from whet.study.rehearsal import FEW
-from whet.study.trie import span
 from whet.task import Task
 
 EVALUATIONS = 6  # of the select part in the course of one training
@@ -201,10 +201,7 @@ def _parts(node: Node) -> Iterator[tuple[float, float, tuple[Settings, ...]]]:
     """Where each part of training begins and ends, and its methods as if it were the whole."""
     stages = [node.methods] if node.after is None else [node.methods, node.after]
     for at, given in enumerate(stages):
-        each = [
-            (span(settings), {name: value for name, value in settings.items() if name != "during"})
-            for settings in given
-        ]
+        each = [(span(settings), spanning(settings, 0.0, 1.0)) for settings in given]
         for a, b in pairwise(sorted({0.0, 1.0, *(cut for ends, _ in each for cut in ends)})):
             active = [settings for (c, d), settings in each if c <= a and b <= d]
             yield at + a, at + b, tuple(active)

@@ -98,7 +98,7 @@ class Planner:
         if self.request.methods is None:
             self.left_out = dict(self.task["left_out"])
             every = [card["name"] for card in self.cards if card["name"] not in self.left_out]
-            return arms.default(every if self.open else self.task["methods"], own)
+            return arms.default(every if self.open else self.task["methods"], self.cards, own)
         chosen = arms.parse(self.request.methods, self.cards, own)
         for arm in chosen:
             for settings in arm.methods:

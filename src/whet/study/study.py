@@ -27,7 +27,7 @@ class Study:
     Args:
         task: a built-in task's name, a file that defines `task(seed)`, or the function itself. A
             function is trained in this process, one run after another.
-        methods: names or settings, as `["ema", {"name": "fgm", "during": [0.25, 1]}]` or as on the
+        methods: names or settings, as `["ema", {"name": "fgm", "during": [0.5, 1]}]` or as on the
             command line; None for all that suit the task. A setting that is a
             `whet.study.Grid(0.9, 0.99)` gives an arm for each of its values; a list is one value.
         seeds: how many; None for the task's own.

@@ -40,7 +40,7 @@ class Trunk:
 
 
 def span(settings: Mapping[str, Any]) -> Span:
-    """The part of training that a method takes."""
+    """The part of training that a method takes; an arm's settings say where that is not all."""
     a, b = settings.get("during") or (0.0, 1.0)
     return float(a), float(b)
 
@@ -54,14 +54,16 @@ def cuts(arms: Iterable[Arm]) -> list[float]:
 
 
 def so_far(methods: Iterable[Settings], cut: float, ahead: Collection[str] = ()) -> Trunk:
-    """What has acted up to a cut; methods named in `ahead` depend on where their span ends."""
+    """What has acted up to a cut; methods named in `ahead` depend on where their span ends.
+
+    Spans are written out, whatever a method's own is: so what is alike is equal.
+    """
     acted = []
     for settings in methods:
         a, b = span(settings)
         if a < cut:
             end = b if b < cut or settings["name"] in ahead else 1.0
-            rest = {name: value for name, value in settings.items() if name != "during"}
-            acted.append(rest if (a, end) == (0.0, 1.0) else rest | {"during": [a, end]})
+            acted.append({**settings, "during": [a, end]})
     return Trunk(cut, tuple(acted))
 
 

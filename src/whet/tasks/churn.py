@@ -38,12 +38,8 @@ ABOUT = About(
     settings={
         "sphereface": {"decay": 1.0},  # of few updates most should have the margin
         "augment": {"kind": "table", "policy": "strong"},
-        "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
-        "fast_fgsm": {"during": [0.25, 1]}, "pgd": {"during": [0.25, 1]},
-        "pgd_inputs": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
-        "vat": {"epsilon": 0.5, "during": [0.25, 1]},
-        "adversarial_consistency": {"during": [0.25, 1]},
-        "free_at": {"during": [0.25, 1]},
+        "ema": {"decay": 0.98},
+        "vat": {"epsilon": 0.5},
     },
     left_out={
         "augment": "a choice of its own, of strengths; ask for it by --methods augment",

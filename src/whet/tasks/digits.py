@@ -30,12 +30,10 @@ ABOUT = About(
     settings={
         "sphereface": {"decay": 1.0},  # of few updates most should have the margin
         "augment": {"flip": False},
-        "ema": {"decay": 0.98}, "fast_fgsm": {"during": [0.25, 1]}, "fixmatch": {"mu": 2},
-        "moco": {"queue": 512, "at": "head"}, "pgd_inputs": {"during": [0.25, 1]},
-        "random_noise": {"scope": "inputs", "epsilon": 8 / 255, "during": [0.25, 1]},
-        "vat": {"epsilon": 0.5, "during": [0.25, 1]},
-        "adversarial_consistency": {"during": [0.25, 1]},
-        "free_at": {"during": [0.25, 1]},
+        "ema": {"decay": 0.98}, "fixmatch": {"mu": 2},
+        "moco": {"queue": 512, "at": "head"},
+        "random_noise": {"scope": "inputs", "epsilon": 8 / 255},
+        "vat": {"epsilon": 0.5},
     },
     left_out={
         "fgm": "the model has no embedding to attack",

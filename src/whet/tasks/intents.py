@@ -37,11 +37,10 @@ ABOUT = About(
         "sphereface": {"decay": 1.0},  # of few updates most should have the margin
         "augment": {"kind": "tokens"},
         "embedding_noise": {"alpha": 0.5},  # a dozen words, and vectors that begin at 0.1
-        "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
-        "pgd": {"during": [0.25, 1]}, "random_noise": {"during": [0.25, 1]},
-        "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
-        "vat": {"scope": "embeddings", "epsilon": 0.5, "during": [0.25, 1]},
-        "adversarial_consistency": {"scope": "embeddings", "epsilon": 0.01, "during": [0.25, 1]},
+        "ema": {"decay": 0.98},
+        "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01},
+        "vat": {"scope": "embeddings", "epsilon": 0.5},
+        "adversarial_consistency": {"scope": "embeddings", "epsilon": 0.01},
     },
     left_out={
         "augment": "a choice of its own, of strengths; ask for it by --methods augment",
