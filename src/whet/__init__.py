@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from whet.method import Method as Method
     from whet.method import Resource as Resource
     from whet.objectives import Objective as Objective
+    from whet.optim import parameter_groups as parameter_groups
     from whet.predict import Predictor as Predictor
     from whet.rate_finder import find_lr as find_lr
     from whet.robustness import robust_accuracy as robust_accuracy
@@ -36,6 +37,7 @@ _HOMES = {
     "Members": "members", "Method": "method", "Objective": "objectives", "Predictor": "predict",
     "Recipe": "stage", "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
     "Study": "study.study", "Task": "task", "WhetError": "errors", "find_lr": "rate_finder",
+    "parameter_groups": "optim",
     "robust_accuracy": "robustness",
 }  # fmt: skip
 
