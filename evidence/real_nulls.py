@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from evidence.nulls import ALPHA, Real, holm_p, max_t_p, wrong
-from whet import Run, Stage, Task, predict
+from whet import Run, Stage, Task, evaluation
 from whet.study.statistics import family, flips
 
 STUDIES, SEEDS, WHOLE, END = 200, 6, 3, 3
@@ -54,7 +54,7 @@ class Split:
 
     def hits(self, run: Run) -> int:
         """Right answers on the judge part."""
-        probabilities, targets = predict.predict(run.predictor(), run.batches("judge"))
+        probabilities, targets = evaluation.predict(run.predictor(), run.batches("judge"))
         return int((probabilities.argmax(1) == targets).sum())
 
 

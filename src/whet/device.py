@@ -36,6 +36,20 @@ def pick(name: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def named(name: str | None, who: str) -> torch.device | None:
+    """The device that a method's setting names; None where it names none.
+
+    Raises:
+        InputError: torch knows no such device.
+    """
+    try:
+        return None if name is None else torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{who}: device is {name!r}; it must be one of torch's, such as 'cpu' or 'cuda:1'."
+        ) from error
+
+
 def check(device: torch.device, precision: str) -> None:
     """Refuse a precision that nobody knows, or that the device does not train in.
 

@@ -70,6 +70,10 @@ class Forward:
         mask: bool like `losses`; None where every item counts.
         terms: what methods add, each with its own normaliser.
         scale: factor on the whole loss (FreeLB's 1/K).
+        logits: what the losses are of, where methods moved it for the loss alone (a margin, a
+            temperature, a prior); None where that is the output. For methods of the objective's
+            layer: those further out see the output, as the model is judged by it.
+        moves: how `logits` were made of the output, in order.
     """
 
     batch: Batch
@@ -78,6 +82,19 @@ class Forward:
     mask: Tensor | None = None
     terms: tuple[Term, ...] = ()
     scale: float = 1.0
+    logits: Tensor | None = None
+    moves: tuple[Callable[[Tensor], Tensor], ...] = ()
+
+    @property
+    def learned(self) -> Tensor:
+        """What the losses are of."""
+        return self.output if self.logits is None else self.logits
+
+    def as_learned(self, outputs: Tensor) -> Tensor:
+        """Other outputs for the same rows, such as members' ones, moved as the output was."""
+        for move in self.moves:
+            outputs = move(outputs)
+        return outputs
 
     def add(self, name: str, values: Tensor, per: Per = "items", weight: float = 1.0) -> Forward:
         """A forward with one more term."""

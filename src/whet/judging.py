@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whet import metrics as measures
 from whet import modes, nesting, objectives, optim
@@ -17,6 +17,7 @@ from whet.training import Training
 
 if TYPE_CHECKING:
     from whet.run import Run
+    from whet.stage import Stage
     from whet.task import Task
 
 
@@ -80,6 +81,15 @@ def check_plateau(run: Run) -> None:
             "the schedule plateau goes by evaluations in the course of training: give "
             "Run(evaluate_every=N)."
         )
+
+
+def resources(run: Run, stage: Stage) -> dict[str, Any]:
+    """What the task gives methods, and its select part, where the stage learns its targets."""
+    task = run.task
+    objective = objectives.make(task.objective if stage.objective is None else stage.objective)
+    judges = can_judge(task, objective)
+    held = {"select": lambda: run.batches("select")} if judges else {}
+    return {**held, **task.resources}
 
 
 def _end(run: Training) -> None:

@@ -161,3 +161,24 @@ def hearing(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
 def prepare(group: Members) -> None:
     """Make `hearing` work on a model that was compiled, and called, before."""
     compiling.make_ready(group.joint)
+
+
+def outputs(heard: list[Tensor], joint: Tensor, who: str) -> Tensor:
+    """What members gave `(K, N, ...)`, of which the model's output is the joint answer.
+
+    Raises:
+        InputError: something follows the members in the model.
+        NotApplicable: they are called where no graph is kept.
+    """
+    if not heard or heard[-1].shape[1:] != joint.shape:
+        given = tuple(heard[-1].shape[1:]) if heard else "none"
+        raise InputError(
+            f"{who}: members give outputs of shape {given} and the model {tuple(joint.shape)}. "
+            "Members must be the last that the model does: put what follows them into each member."
+        )
+    if joint.requires_grad and not heard[-1].requires_grad:
+        raise NotApplicable(
+            who, "the members are called within an activation checkpoint with use_reentrant=True, "
+            "which keeps no graph: set use_reentrant=False."
+        )  # fmt: skip
+    return heard[-1]

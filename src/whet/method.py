@@ -56,6 +56,7 @@ class Resource(Enum):
     BACKWARD = "backward"
     BATCH_STATISTICS = "batch statistics"
     LEARNING_RATE = "learning rate"
+    LAST_LAYER = "last layer"
 
 
 class Placement(Enum):

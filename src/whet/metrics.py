@@ -13,7 +13,7 @@ A metric is a function of two arrays, `probabilities` and `targets`:
   0 stands in for it, so it cannot slip into an average unseen.
 - A mean over classes, labels or outputs leaves out those on which the score is undefined.
 - A decision is the most probable class, the first of equals; for a label, p > 0.5.
-- One that carries an `Attack` is of a model and not of arrays: `whet.predict` attacks what it is
+- One that carries an `Attack` is of a model and not of arrays: `whet.evaluation` attacks what it is
   given and judges the worst. `robust_accuracy` is accuracy there.
 - Arrays are checked before: logits given as probabilities, NaN, a target of -100, or `(N, 1)`
   against `(N,)` raise `InputError` instead of giving a number.

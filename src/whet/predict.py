@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from whet import compiling, fsdp, objectives, parsing, robustness
-from whet import metrics as measures
+from whet import compiling, cosine, exported, fsdp, objectives, settings
 from whet.batch import Batch
 from whet.errors import CheckpointError, InputError
 from whet.modes import evaluation_mode
 from whet.objectives.families import Family, family
+from whet.objectives.pooling import pooled
 from whet.training import Training
-from whet.world import World
 
 State = dict[str, Tensor]
 
@@ -41,6 +37,7 @@ class Predictor(ABC):
     """A function from a batch to probabilities (predictions, for reals)."""
 
     family: Family
+    autocast: Callable[[], Any] = nullcontext
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Tensor:
@@ -58,68 +55,65 @@ class Predictor(ABC):
     def members(self) -> list[State]:
         """The weights it predicts with, one state per member."""
 
+    def models(self) -> list[Predictor]:
+        """The predictors of one model each, in the order of `members`."""
+        return [self]
+
+    def form(self) -> Any:
+        """How the members make a prediction, in plain values; a list stands for their mean."""
+        return {} if (count := len(self.members())) == 1 else [{}] * count
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Numbers of which `family.probabilities` makes the prediction, at any temperature."""
+        return as_logits(self(batch), self.family)
+
+    def traced_logits(self, batch: Batch) -> Tensor:
+        """The logits with a gradient for the batch's inputs."""
+        return as_logits(self.traced(batch), self.family)
+
     def save(self, path: str | Path) -> None:
         """Write all members to one safetensors file; whole or not at all."""
-        from safetensors.torch import save
-
-        from whet.checkpoint import write_whole
-
-        states = self.members()
-        tensors = {
-            f"{at}/{name}": tensor.detach().cpu().contiguous().clone()
-            for at, state in enumerate(states)
-            for name, tensor in state.items()
-        }
-        about = {"whet": json.dumps({"family": self.family.name, "members": len(states)})}
-        write_whole(Path(path), save(tensors, about))
+        states, form = self.members(), self.form()
+        about = {"family": self.family.name, "members": len(states)}
+        plain = form in ({}, [{}] * len(states))
+        exported.write(Path(path), about if plain else {**about, "form": form}, states)
 
     @staticmethod
     def load(path: str | Path, model: nn.Module) -> Predictor:
         """A predictor from a file, with a model of the same architecture."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                kind, states = _members(file)
-        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
-            raise CheckpointError(f"{path} is no predictor that whet saved: {error}") from error
+        about, states = exported.read(path)
         for state in states:
-            _check_architecture(model, state, path)
+            exported.check_architecture(model, state, path)
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         placed = [{name: tensor.to(device) for name, tensor in state.items()} for state in states]
-        made = [ModelPredictor(model, state, kind) for state in placed]
-        return made[0] if len(made) == 1 else MeanPredictor(made)
+        left = iter(placed)
+        try:
+            form = about.get("form", {} if len(states) == 1 else [{}] * len(states))
+            made = _formed(form, left, model, family(about["family"]))
+            if next(left, None) is not None:
+                raise ValueError("it holds more models than it uses")
+        except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
+            raise CheckpointError(f"{path} is no predictor that whet saved: {error}") from error
+        return made
 
 
-def _members(file: Any) -> tuple[Family, list[State]]:
-    """The family and the members' weights; their names are checked before any is read."""
-    about = parsing.values((file.metadata() or {})["whet"])
-    keys = {key: key.partition("/") for key in file.keys()}  # noqa: SIM118 - not a mapping
-    count = about["members"]
-    numbers = sorted({number for number, _, _ in keys.values()} or {"0"})
-    if numbers != sorted(map(str, range(min(count, len(keys) + 1)))):
-        raise ValueError(f"its header says {count} members; it holds {numbers[:6]}")
-    states: dict[str, State] = {number: {} for number in numbers}
-    for key, (number, _, name) in keys.items():
-        states[number][name] = file.get_tensor(key)
-    return family(str(about["family"])), [states[number] for number in sorted(numbers, key=int)]
+def _formed(form: Any, states: Iterator[State], model: nn.Module, kind: Family) -> Predictor:
+    """The predictor that `form` describes, of the next members."""
+    if isinstance(form, list):
+        return MeanPredictor([_formed(one, states, model, kind) for one in form])
+    if "temperature" in form:
+        temperature = settings.positive(form["temperature"], "its temperature")
+        return Calibrated(_formed(form["of"], states, model, kind), temperature)
+    heads = cosine.checked(model, form.get("cosine", {}))
+    return ModelPredictor(model, next(states), kind, heads=heads)
 
 
-def _check_architecture(model: nn.Module, state: State, path: object) -> None:
-    have = {name: _form(tensor) for name, tensor in model.state_dict().items()}
-    want = {name: _form(tensor) for name, tensor in state.items()}
-    if have != want:
-        odd = [name for name in sorted(have | want) if have.get(name) != want.get(name)]
-        told = [f"{name} {want.get(name, 'missing')} ({have.get(name, 'none')})" for name in odd]
-        raise CheckpointError(
-            f"{path} fits another model; in the file (and in this model): "
-            f"{', '.join(told[:6])}. Build the model that was trained."
-        )
-
-
-def _form(tensor: Tensor) -> str:
-    """Shape, and type unless it is real: reals of another precision fit, integers do not."""
-    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else f' {tensor.dtype}'}"
+def as_logits(p: Tensor, kind: Family) -> Tensor:
+    """Logits of which the probabilities are the given ones; at any temperature they do as well."""
+    tiny = torch.finfo(p.dtype).tiny
+    if kind.name == "multi-label":
+        return p.clamp(min=tiny).log() - (1.0 - p).clamp(min=tiny).log()
+    return p if kind.name in ("real", "embedding") else p.clamp(min=tiny).log()
 
 
 class ModelPredictor(Predictor):
@@ -130,9 +124,10 @@ class ModelPredictor(Predictor):
 
     def __init__(
         self, model: nn.Module, state: State, kind: Family,
-        autocast: Callable[[], Any] = nullcontext,
+        autocast: Callable[[], Any] = nullcontext, heads: cosine.Heads | None = None,
     ) -> None:  # fmt: skip
         self.model, self.state, self.family, self.autocast = model, state, kind, autocast
+        self.heads = dict(heads or {})
 
     @classmethod
     def capture(cls, run: Training) -> ModelPredictor:
@@ -141,23 +136,35 @@ class ModelPredictor(Predictor):
         if run.outline is not None:  # whole, in the memory of every process's host
             state = fsdp.gathered(run.module.state_dict())
             return cls(run.outline, state, family, run.autocast)
-        return cls(run.module, model_state(run.module), family, run.autocast)
+        heads = cosine.standing(run.module)
+        return cls(run.module, model_state(run.module), family, run.autocast, heads)
 
     def members(self) -> list[State]:
         return [self.state]
+
+    def form(self) -> Any:
+        return {"cosine": self.heads} if self.heads else {}
 
     def __call__(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             return self.traced(batch)
 
+    def logits(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return self.traced_logits(batch)
+
     def traced(self, batch: Batch) -> Tensor:
+        return self.family.probabilities(self.traced_logits(batch))
+
+    def traced_logits(self, batch: Batch) -> Tensor:
         device = next(iter(self.state.values())).device if self.state else torch.device("cpu")
         inputs = batch.to(device).inputs
         args, kwargs = _arguments(inputs)
         uncompiled = compiling.as_written()  # in each call, a graph would meet other weights
-        with uncompiled, evaluation_mode(self.model), self.autocast():
+        heads = cosine.applied(self.model, self.heads)
+        with uncompiled, evaluation_mode(self.model), self.autocast(), heads:
             output = self._output(args, kwargs)
-        return self.family.probabilities(objectives.logits(output).float())
+        return objectives.logits(output).float()
 
     def _output(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # not tied: weights that are one in the model may come from a file as two
@@ -170,7 +177,8 @@ class LivePredictor(ModelPredictor):
     @classmethod
     def capture(cls, run: Training) -> LivePredictor:
         """The model itself, nothing copied."""
-        return cls(run.module, run.module.state_dict(), run.objective.family, run.autocast)
+        family, heads = run.objective.family, cosine.standing(run.module)
+        return cls(run.module, run.module.state_dict(), family, run.autocast, heads)
 
     def members(self) -> list[State]:
         return [fsdp.gathered(self.model.state_dict())]
@@ -208,93 +216,54 @@ class MeanPredictor(Predictor):
     def members(self) -> list[State]:
         return [state for predictor in self.predictors for state in predictor.members()]
 
+    def models(self) -> list[Predictor]:
+        return [one for predictor in self.predictors for one in predictor.models()]
+
+    def form(self) -> Any:
+        return [predictor.form() for predictor in self.predictors]
+
     def __call__(self, batch: Batch) -> Tensor:
-        return self._mean([predictor(batch) for predictor in self.predictors])
+        return _mean([predictor(batch) for predictor in self.predictors])
+
+    def logits(self, batch: Batch) -> Tensor:
+        return pooled(torch.stack([one.logits(batch) for one in self.predictors]), self.family)
 
     def traced(self, batch: Batch) -> Tensor:
-        return self._mean([predictor.traced(batch) for predictor in self.predictors])
+        return _mean([predictor.traced(batch) for predictor in self.predictors])
 
-    def _mean(self, each: Sequence[Tensor]) -> Tensor:
-        total = each[0]
-        for one in each[1:]:
-            total = total + one
-        return total / len(each)
+    def traced_logits(self, batch: Batch) -> Tensor:
+        each = [one.traced_logits(batch) for one in self.predictors]
+        return pooled(torch.stack(each), self.family)
 
 
-def predict(
-    predictor: Predictor, batches: Iterable[Batch], world: World | None = None
-) -> tuple[Any, Any]:
-    """Probabilities and targets of all items that have a target, as numpy arrays.
-
-    In a `world` each process is given its rows of every batch, and gets those of all.
-    """
-    probabilities: list[Tensor | None] = []
-    targets: list[Tensor | None] = []
-    for batch in batches:
-        if batch.targets is None or batch.size == 0:
-            probabilities.append(None)
-            targets.append(None)
-            continue
-        output, truth = predictor.family.align(predictor(batch).cpu(), batch.targets.cpu())
-        mask = predictor.family.item_mask(truth)
-        rows = None if batch.mask is None else batch.mask.cpu()
-        if mask is None:
-            mask = rows
-        elif rows is not None:
-            mask = mask & rows[:, None]
-        probabilities.append(output if mask is None else output[mask])
-        targets.append(truth if mask is None else truth[mask])
-    everybody = World() if world is None else world
-    found, truths = everybody.joined(probabilities), everybody.joined(targets)
-    if not truths:
-        raise InputError("there is nothing to evaluate on: no row of the data has a target.")
-    return (torch.cat(found).double().numpy(), np.asarray(torch.cat(truths)))
+def _mean(each: Sequence[Tensor]) -> Tensor:
+    first, *others = each
+    return sum(others, first) / len(each)
 
 
-def judge(
-    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None,
-    world: World | None = None,
-) -> tuple[dict[str, float], Any, Any]:  # fmt: skip
-    """Metrics of a predictor, with the probabilities and targets of the inputs as they are."""
-    chosen = wanted(predictor, metrics)
-    attacks = [attack for metric in chosen if (attack := metric.attack) is not None]
-    rows = list(batches) if attacks else batches
-    clean = predict(predictor, rows, world)
-    found = measures.evaluate([m for m in chosen if m.attack is None], *clean) if (
-        len(attacks) < len(chosen)
-    ) else {}  # fmt: skip
-    for attack in [one for at, one in enumerate(attacks) if one not in attacks[:at]]:
-        moved = (robustness.attacked(predictor.traced, one, attack, at)
-                 for at, one in enumerate(rows))  # fmt: skip
-        under = [replace(m, attack=None) for m in chosen if m.attack == attack]
-        found |= measures.evaluate(under, *predict(predictor, moved, world))
-    return {metric.name: found[metric.name] for metric in chosen}, *clean
+class Calibrated(Predictor):
+    """Another's prediction at a temperature: `softmax(z / T)`, of an ensemble its mean tempered."""
 
+    def __init__(self, inner: Predictor, temperature: float) -> None:
+        self.inner, self.temperature, self.family = inner, float(temperature), inner.family
 
-def evaluate(
-    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None,
-    world: World | None = None,
-) -> dict[str, float]:  # fmt: skip
-    """Metrics of a predictor; the family's defaults where none are named."""
-    return judge(predictor, batches, metrics, world)[0]
+    def members(self) -> list[State]:
+        return self.inner.members()
 
+    def models(self) -> list[Predictor]:
+        return self.inner.models()
 
-def score(
-    predictor: Predictor, batches: Iterable[Batch], metrics: Sequence[Any] | None = None,
-    world: World | None = None,
-) -> float:  # fmt: skip
-    """The deciding metric, which is the first one; more is better."""
-    decisive = wanted(predictor, metrics)[:1]
-    [value] = evaluate(predictor, batches, decisive, world).values()
-    return value if decisive[0].higher_is_better else -value
+    def form(self) -> Any:
+        return {"temperature": self.temperature, "of": self.inner.form()}
 
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.family.probabilities(self.logits(batch))
 
-def wanted(predictor: Predictor, metrics: Sequence[Any] | None) -> list[measures.Metric]:
-    """The metrics to judge by; the family's defaults where none are named."""
-    name = predictor.family.name
-    if name == "embedding":
-        raise InputError(
-            "embeddings have no targets to be judged by: train a probe on them (a second stage "
-            "with an objective that has targets)."
-        )
-    return measures.resolve(metrics or measures.defaults(name), name)
+    def logits(self, batch: Batch) -> Tensor:
+        return self.inner.logits(batch) / self.temperature
+
+    def traced(self, batch: Batch) -> Tensor:
+        return self.family.probabilities(self.traced_logits(batch))
+
+    def traced_logits(self, batch: Batch) -> Tensor:
+        return self.inner.traced_logits(batch) / self.temperature

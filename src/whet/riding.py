@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from whet import judging, nesting, predict, spans
+from whet import evaluation, judging, nesting, spans
 from whet.callback import Callback
 from whet.errors import NotApplicable, WhetError
 from whet.method import Method
@@ -82,7 +82,8 @@ class Rider(Callback):
         if run.stage_number < self.stage:  # the training is the same, and so is what is judged
             self.history.append({"update": run.updates, "metrics": dict(metrics)})
         elif self._on(run):
-            found = predict.evaluate(self.predictor(run), run.batches("select"), run.task.metrics)
+            judged = self.predictor(run), run.batches("select"), run.task.metrics
+            found = evaluation.evaluate(*judged)
             for method in self._active:
                 method.evaluated(run.stack.run, found)
             self.history.append({"update": run.updates, "metrics": found})

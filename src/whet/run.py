@@ -12,13 +12,13 @@ import torch
 
 from whet import callback, diagnosis, fsdp, judging, logs, modes, optim, resume, seeding, settings
 from whet import device as devices
-from whet import predict as prediction
 from whet import reducing as processes
 from whet.batch import Batch
 from whet.callback import CallbackLike
+from whet.evaluation import evaluate, score
 from whet.keeping import AUTO, Keeper
 from whet.loading import Epochs, Fixed, open_loader
-from whet.predict import Predictor, model_state
+from whet.predict import Predictor, model_state, take_weights
 from whet.sharding import share
 from whet.stack import Stack
 from whet.stage import Recipe, Stage
@@ -101,7 +101,7 @@ class Run:
         self._carried: dict[str, Any] = {}
         self._last = False
         if self.stage.starts_from not in ("training", "evaluation"):
-            prediction.take_weights(self.stage.starts_from, self.module)
+            take_weights(self.stage.starts_from, self.module)
         self._enter(self.stage)
         if (state := self.keeper.newest(self)) is not None:
             self.load_state_dict(state)
@@ -132,7 +132,7 @@ class Run:
         self.stack = Stack(
             self.module, self.task.objective if stage.objective is None else stage.objective,
             self.recipe.methods_of(stage), scaler=self.scaler, updates=length,
-            resources=self.task.resources, seed=self.seed, stage=self.stage_number,
+            resources=judging.resources(self, stage), seed=self.seed, stage=self.stage_number,
             backward=None if self.fabric is None else self.fabric.backward,
             optimizer=lambda params: optim.optimizer(stage.optimizer, params, self.module),
             loader=lambda purpose: self.loader if self.overfit else self._loader(stage, purpose),
@@ -161,7 +161,7 @@ class Run:
                 weights = model_state(self.module)
             self.module.load_state_dict(weights)
         elif start != "training":
-            prediction.take_weights(start, self.module)
+            take_weights(start, self.module)
         self.stage_number, self.offset = self.stage_number + 1, 0
         self._enter(self.stage)
         for name, head in heads.items():
@@ -255,7 +255,7 @@ class Run:
         self.world.meet("run.evaluate()", "Let the run do it: Run(evaluate_every=...).")
         with self.stack.evaluating() if (live := self.world.sharded) else nullcontext():
             judged = (self.stack.predictor(live), self.batches(part), self.task.metrics)
-            return prediction.evaluate(*judged, self.world)
+            return evaluate(*judged, self.world)
 
     def batches(self, part: str) -> Iterator[Batch]:
         """The rows of a part in their own order; of several processes each has its share."""
@@ -267,7 +267,7 @@ class Run:
 
     def _score(self, predictor: Predictor) -> float:
         """The deciding metric on the select part; more is better."""
-        return prediction.score(predictor, self.batches("select"), self.task.metrics, self.world)
+        return score(predictor, self.batches("select"), self.task.metrics, self.world)
 
     # checkpoints -----------------------------------------------------------------------------
     def manifest(self) -> dict[str, Any]:

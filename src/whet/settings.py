@@ -119,6 +119,13 @@ def pair(value: object, name: str) -> tuple[float, float]:
     return held[0], held[1]
 
 
+def positive(value: object, name: str) -> float:
+    """The number above zero that a value must be."""
+    if not Range(0.0, open_low=True, high=sys.float_info.max).holds(value):
+        raise InputError(f"{name} is {value!r}; it must be a number above 0.")
+    return float(value)  # type: ignore[arg-type]
+
+
 def at_least_one(**counts: int | None) -> None:
     """Raise where a count is below 1; None stands for no count."""
     for name, count in counts.items():

@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from whet import objectives, rows, seeding
+from whet import frequencies, objectives, rows, seeding
 from whet.batch import Batch
 from whet.errors import InputError
 from whet.task import Task
 
-NAMES = ("targets", "labels", "label")
 Whole = NDArray[np.int64]
 
 
@@ -97,26 +96,8 @@ def _classes(task: Task, opened: rows.Rows) -> Whole | None:
         if found is not None and mask is not None and found.dtype == torch.int64:
             found = found.masked_fill(~mask, found.min() - 1)  # rows without a target are a kind
     else:
-        found = _targets(task.train)
+        found = frequencies.known_targets(task.train)
     if found is None:
         return None
     values = np.asarray(found.cpu() if isinstance(found, torch.Tensor) else found)
     return values if values.ndim == 1 and values.dtype.kind in "iub" else None
-
-
-def _targets(data: Any) -> Any:
-    """What a Dataset says of its targets without its samples being read."""
-    if isinstance(data, Subset):
-        inner = _targets(data.dataset)
-        return None if inner is None else np.asarray(inner)[np.asarray(data.indices)]
-    if isinstance(data, TensorDataset):
-        return data.tensors[1] if len(data.tensors) == 2 else None
-    if isinstance(data, list):  # of samples, in memory
-        pairs = all(isinstance(each, tuple) and len(each) == 2 for each in data)
-        return [each[1] for each in data] if pairs else None
-    columns = getattr(data, "column_names", ())
-    for name in NAMES:
-        found = data[name] if name in columns else getattr(data, name, None)
-        if found is not None and hasattr(found, "__len__") and len(found) == len(data):
-            return found
-    return None

@@ -26,7 +26,7 @@ class Task:
         metrics: names, callables or torchmetrics; None for the family's defaults. The first is
             the one that decides.
         resources: what methods name in `needs`: `unlabelled` data, `weak`, `strong` and `view`
-            functions `(inputs, generator) -> inputs`, a `teacher`.
+            functions `(inputs, generator) -> inputs`, a `teacher`. A run adds `select`, its part.
         collate: from a list of a Dataset's samples to a batch.
         classes: names of the classes in the order of their numbers, for reports.
         name: shown in reports.

@@ -17,7 +17,6 @@ from whet import modes, objectives, seeding
 from whet.batch import Batch, map_leaves
 from whet.errors import InputError
 from whet.forward import Forward
-from whet.objectives.families import Family
 from whet.predict import Predictor
 from whet.training import Training
 
@@ -56,20 +55,6 @@ def _check_apart(run: Training, who: str, teacher: nn.Module) -> None:
         )
 
 
-def device_of(name: str | None, who: str) -> torch.device | None:
-    """The device that a setting names; None where it names none.
-
-    Raises:
-        InputError: torch knows no such device.
-    """
-    try:
-        return None if name is None else torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(
-            f"{who}: device is {name!r}; it must be one of torch's, such as 'cpu' or 'cuda:1'."
-        ) from error
-
-
 def place(teachers: Sequence[Any], device: torch.device) -> None:
     """Move the teachers that are modules to a device."""
     for teacher in teachers:
@@ -96,7 +81,7 @@ def answer(run: Training, teacher: Any, batch: Batch, seed: int) -> Tensor:
             return objectives.logits(ask(batch.inputs)).to(batch.device)
     with seeding.borrowed(seed), torch.no_grad():
         if isinstance(teacher, Predictor):
-            return _as_logits(teacher(batch), run.objective.family).to(batch.device)
+            return teacher.logits(batch).to(batch.device)
         return objectives.logits(teacher(batch)).to(batch.device)
 
 
@@ -106,14 +91,6 @@ def _fitting(teacher: nn.Module) -> Callable[[Tensor], Tensor]:
     device = weights[0].device if weights else None
     dtype = next((w.dtype for w in weights if w.is_floating_point()), None)
     return lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None)
-
-
-def _as_logits(p: Tensor, kind: Family) -> Tensor:
-    """Logits of which the probabilities are the given ones; at any temperature they do as well."""
-    tiny = torch.finfo(p.dtype).tiny
-    if kind.name == "multi-label":
-        return p.clamp(min=tiny).log() - (1.0 - p).clamp(min=tiny).log()
-    return p if kind.name == "real" else p.clamp(min=tiny).log()
 
 
 def added(forward: Forward, name: str, values: Tensor, weight: float) -> Forward:

@@ -100,7 +100,7 @@ def members_of(methods: Sequence[Method]) -> int:
 def resources() -> dict[str, Any]:
     return {
         "unlabelled": inputs(30, seed=7), "weak": noisy(0.05), "strong": noisy(0.5),
-        "view": noisy(0.2), "teacher": make_model(9).eval(),
+        "view": noisy(0.2), "teacher": make_model(9).eval(), "select": data(20, 1),
     }  # fmt: skip
 
 

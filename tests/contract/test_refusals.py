@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tests.contract.fixture import close, data, equal, make_model, make_stack, weights
 from whet import methods, nesting
 from whet.batch import Batch
+from whet.margins import MarginHead, with_margin
 from whet.method import Layer, Method
 from whet.stack import Stack
 
@@ -20,7 +22,7 @@ from whet.stack import Stack
 @contextmanager
 def unrefused(*pair: Method) -> Iterator[None]:
     """The refusal switched off."""
-    kinds = {type(method): vars(type(method))["owns"] for method in pair}
+    kinds = {type(one): vars(type(one)).get("owns", type(one).owns) for one in pair}
     try:
         for kind in kinds:
             kind.owns = frozenset()
@@ -209,6 +211,53 @@ def balls(one: dict[str, Any], other: dict[str, Any]) -> Callable[[], None]:
     return show
 
 
+def two_heads(one: str, other: str) -> Callable[[], None]:
+    """One scale stands in the layer, and the other method reads angles out of it by its own.
+
+    A cosine of 0.5 at scale 8 is one of 0.13 at scale 30, and at the other order it is none at all
+    (1.9): what is learned is neither method, and the order decides.
+    """
+
+    def show() -> None:
+        settled = {"base": 5.0} if other == "sphereface" else {}  # at once, and not by and by
+        a = methods.make({"name": one, "scale": 8.0})
+        b = methods.make({"name": other, "scale": 30.0, **settled})
+        alone = [forced(a), forced(b)]
+        nested = [forced(a, b), forced(b, a)]
+        assert (nested[0] - nested[1]).norm() > 0.05 * nested[0].norm()
+        for found in nested:
+            assert all((found - right).norm() > 0.05 * right.norm() for right in alone)
+
+    return show
+
+
+def soft_with_a_margin(head: dict[str, Any]) -> Callable[[], None]:
+    """Mixing and smoothing mean one loss by a mean of targets and by a mean of losses.
+
+    In cross-entropy these are the same. With a margin, which asks each class for more than it has,
+    they are not: which of the two was meant nobody says, and neither is the paper's.
+    """
+
+    def show() -> None:
+        method = methods.make(head)
+        assert isinstance(method, MarginHead)
+        run = make_stack([method]).run
+        cosines = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).tanh()
+        one, other = torch.zeros(50, 3), torch.zeros(50, 3)
+        one[:, 0], other[:, 1] = 1.0, 1.0
+
+        def loss(targets: Tensor, margin: bool) -> Tensor:
+            moved = with_margin(cosines, targets, lambda c: method.harder(run, c) if margin else c)
+            return F.cross_entropy(8.0 * moved, targets)
+
+        for margin in (False, True):
+            at_the_mean = loss(0.7 * one + 0.3 * other, margin)
+            mean = 0.7 * loss(one, margin) + 0.3 * loss(other, margin)
+            assert bool((at_the_mean - mean).abs() > 0.05 * mean) is margin
+
+    return show
+
+
 def beside_free(other: dict[str, Any]) -> Callable[[], None]:
     """Both move the floats, each within its ball: the inner attack adds its own to δ.
 
@@ -243,6 +292,11 @@ FREELB = {"name": "freelb", "step_size": 1.0}
 PGD = {"name": "pgd", "step_size": 2.0, "epsilon": 4.0}
 INPUTS = {"name": "pgd_inputs", "at": "floats", "epsilon": 0.3, "clean_weight": 0.5}
 NOISE = {"name": "random_noise", "epsilon": 4.0}
+HEADS: list[dict[str, Any]] = [
+    {"name": "arcface", "scale": 8.0}, {"name": "cosface", "scale": 8.0},
+    {"name": "sphereface", "scale": 8.0, "base": 5.0},
+]  # fmt: skip
+SOFT = ("cutmix", "label_smoothing", "manifold_mixup", "mixup", "mixup_or_cutmix")
 
 SHOWN: dict[frozenset[str], Callable[[], None]] = {
     frozenset({"fgm", "freelb"}): second_passes(FGM, FREELB),
@@ -269,6 +323,12 @@ SHOWN: dict[frozenset[str], Callable[[], None]] = {
     frozenset({"ema", "swa"}): ema_with_swa,
     frozenset({"snapshot", "swa"}): snapshot_with_swa,
     frozenset({"cutmix", "mixup"}): cutmix_with_mixup,
+    frozenset({"arcface", "cosface"}): two_heads("arcface", "cosface"),
+    frozenset({"arcface", "sphereface"}): two_heads("arcface", "sphereface"),
+    frozenset({"cosface", "sphereface"}): two_heads("cosface", "sphereface"),
+    **{
+        frozenset({head["name"], soft}): soft_with_a_margin(head) for head in HEADS for soft in SOFT
+    },
     frozenset({"cutmix", "mixup_or_cutmix"}): turns_with({"name": "cutmix", "at": "image"}),
     frozenset({"mixup", "mixup_or_cutmix"}): turns_with(
         {"name": "mixup", "at": "image", "alpha": 1.0}

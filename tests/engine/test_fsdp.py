@@ -62,8 +62,8 @@ class TestEquality:
     def test_what_is_refused(self) -> None:
         """What needs whole copies, or passes of its own over the data."""
         assert {*shards.refused_ones()} == {
-            "feature_distillation", "moco", "precise_bn", "random_noise", "self_distillation",
-            "snapshot", "weight_diversity",
+            "arcface", "cosface", "feature_distillation", "moco", "precise_bn", "random_noise",
+            "self_distillation", "snapshot", "sphereface", "weight_diversity",
         }  # fmt: skip
 
     def test_bare_and_methods_together(self, two: Found) -> None:

@@ -264,3 +264,22 @@ def test_the_fixture_without_cuda_is_untouched() -> None:
     first = make_run().fit()
     on_cuda("fp32").fit()
     assert equal(weights(first.module), weights(make_run().fit().module))
+
+
+def test_averages_and_teachers_on_the_host() -> None:
+    """Where memory is short on the accelerator: the same training, by way of the host."""
+    from whet.methods import EMA, Distillation, FeatureDistillation
+
+    def made(device: str | None) -> Run:
+        return on_cuda(
+            "fp32", EMA(0.9, device=device), Distillation(2.0, device=device),
+            FeatureDistillation(at="hidden", device=device),
+        ).fit()  # fmt: skip
+
+    here, there = made(None), made("cpu")
+    state = there.stack.state_dict()["states"]["ema"]["shadows"][0]
+    assert {tensor.device.type for tensor in state.values()} == {"cpu"}
+    assert next(there.task.resources["teacher"].parameters()).device.type == "cpu"
+    assert close(weights(here.module), weights(there.module), atol=1e-4)
+    batch = Batch.of(data(20, 1))
+    assert torch.allclose(here.predictor()(batch).cpu(), there.predictor()(batch).cpu(), atol=1e-4)

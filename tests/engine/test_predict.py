@@ -15,15 +15,13 @@ from tests.engine.tiny import linear, rows, sgd, stack
 from whet import methods
 from whet.batch import Batch
 from whet.errors import CheckpointError, InputError, UnknownName
+from whet.evaluation import evaluate, predict, score
 from whet.objectives.families import family
 from whet.predict import (
     MeanPredictor,
     ModelPredictor,
     Predictor,
-    evaluate,
     model_state,
-    predict,
-    score,
     take_weights,
 )
 from whet.run import Run

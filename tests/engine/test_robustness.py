@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import whet
-from tests.contract.fixture import make_model, make_run, weights
+from tests.contract.fixture import data, make_model, make_run, weights
 from tests.methods import record_torchattacks
 from tests.methods.traps import trap
-from whet import metrics, modes, predict, robustness, seeding
+from whet import evaluation, methods, metrics, modes, robustness, seeding
 from whet.adversary import Attack
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.methods import SWA, Snapshot
 from whet.objectives import family
-from whet.predict import MeanPredictor, ModelPredictor, model_state
+from whet.predict import Calibrated, MeanPredictor, ModelPredictor, model_state
 from whet.robustness import attacked, robust_accuracy
 from whet.study import node
 from whet.task import Task
@@ -185,7 +185,7 @@ def test_a_task_is_judged_by_it() -> None:
         assert found["robust_accuracy"] == pytest.approx(
             robust_accuracy(predictor, batches, **settings)
         )
-        assert predict.score(predictor, batches, decisive) == found[next(iter(found))]
+        assert evaluation.score(predictor, batches, decisive) == found[next(iter(found))]
 
 
 def test_a_study_judges_by_it_beside_its_confusion_matrix() -> None:
@@ -222,12 +222,31 @@ def test_by_name_and_several_at_once() -> None:
     fgsm = metrics.robust_accuracy("fgsm", kind="fgsm", epsilon=0.1)
     far = metrics.robust_accuracy("far", epsilon=0.1, valid_range=[0, 1])
     several = ["robust_accuracy", fgsm, "accuracy", far]
-    found = predict.evaluate(predictor, iter([Batch(x, y)]), several)
+    found = evaluation.evaluate(predictor, iter([Batch(x, y)]), several)
     assert list(found) == ["robust_accuracy", "fgsm", "accuracy", "far"]
     assert found["accuracy"] == 1.0
     assert found["fgsm"] < 1.0
     assert found["robust_accuracy"] >= found["far"]
     assert found["robust_accuracy"] == pytest.approx(robust_accuracy(model, [(x, y)]))
+
+
+def test_what_is_judged_is_attacked_at_its_temperature_and_with_its_head() -> None:
+    """Also where the probabilities have lost all that a gradient could be of."""
+    given = [methods.make({"name": "cosface", "scale": 8.0}), methods.make("temperature_scaling")]
+    run = make_run([*given, methods.make({"name": "snapshot", "cycles": 2})]).fit()
+    predictor, batch = run.predictor(), Batch.of(data(20, 2))
+    floats = batch.inputs["floats"].clone().requires_grad_()
+    traced = predictor.traced(batch.replace(inputs={**batch.inputs, "floats": floats}))
+    assert torch.allclose(traced, predictor(batch), atol=1e-6)
+    assert torch.autograd.grad(traced[:, 0].sum(), floats)[0].abs().max() > 0
+    assert not predictor(batch).requires_grad
+    assert not predictor.logits(batch).requires_grad
+    steep = nn.Linear(1, 2, bias=False)
+    steep.weight.data = torch.tensor([[200.0], [0.0]])
+    one = ModelPredictor(steep, model_state(steep), family("categorical"))
+    x = torch.ones(1, 1, requires_grad=True)
+    calm = Calibrated(MeanPredictor([one, one]), 100.0).traced(Batch(x))
+    assert torch.autograd.grad(calm[0, 1], x)[0].abs() > 0.1
 
 
 def test_a_mean_of_predictors_is_attacked_as_one() -> None:

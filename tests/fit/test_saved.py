@@ -40,7 +40,13 @@ def lines(found: saved.Saved, part: str = "judge") -> list[dict[str, str]]:
 class TestEvaluate:
     @pytest.mark.parametrize(
         "changes",
-        [{}, {"precision": "bf16"}, {"methods": "snapshot:cycles=2"}, {"seed": 4}],
+        [
+            {},
+            {"precision": "bf16"},
+            {"methods": "snapshot:cycles=2"},
+            {"seed": 4},
+            {"methods": "cosface:scale=8,temperature_scaling", "precision": "bf16"},
+        ],
         ids=str,
     )
     def test_the_metrics_are_those_of_the_fit(self, changes: dict[str, Any], place: Path) -> None:

@@ -467,3 +467,45 @@ def test_continues_in_a_plain_loop() -> None:
     with second.average(model):
         assert equal(weights(model), averaged(EMA(decay=0.9), points))
     assert close(weights(model), points[-1], atol=0)
+
+
+# elsewhere -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warmup", ["none", "ratio", "debias"])
+def test_on_another_device_the_average_is_the_same(warmup: str) -> None:
+    """There is one here, which is asked for by name; `make gpu` has two."""
+    points = path(5)
+    given = {"decay": (0.5, 0.9), "warmup": warmup}
+    assert equal(averaged(EMA(**given, device="cpu"), points), averaged(EMA(**given), points))
+
+
+class Beside(EMA):
+    """Averages that stand beside the weights, wherever they were asked to."""
+
+    def _seen(self) -> list[Tensor]:
+        return [tensor.detach() for tensor in self._sources]
+
+
+@trap(right=EMA, wrong=Beside)
+def test_averages_stand_where_they_are_told_to(kind: type[EMA]) -> None:
+    """By a device that holds no numbers: nothing of the average is with the weights."""
+    ema, model = kind(decay=(0.5, 0.9), device="meta"), make_model()
+    ema.begin(model)
+    ema.update(model)
+    for shadow in ema.state_dict()["shadows"]:
+        assert {tensor.device.type for tensor in shadow.values()} == {"meta"}
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_an_unknown_device_is_named_before_training() -> None:
+    with pytest.raises(InputError, match="ema: device is 'gpu7'"):
+        make_stack([EMA(device="gpu7")])
+    with pytest.raises(InputError, match="ema: device is 'gpu7'"):
+        EMA(device="gpu7").begin(nn.Linear(1, 1))
+
+
+def test_parts_of_weights_are_averaged_where_they_are() -> None:
+    assert EMA().whole_weights is False
+    assert EMA(device="cpu").whole_weights == "device=None"
+    assert EMA(decay=(0.5, 0.9), device="cpu").whole_weights == "one decay"

@@ -273,7 +273,7 @@ def test_pretraining_learns() -> None:
 
 
 def judge(stack: Stack) -> None:
-    from whet.predict import evaluate
+    from whet.evaluation import evaluate
 
     evaluate(stack.predictor(), batches())
 

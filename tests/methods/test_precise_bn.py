@@ -16,9 +16,16 @@ from tests.contract.fixture import equal, make_run, make_stack, weights
 from tests.contract.test_singles import windows
 from tests.methods.traps import trap
 from whet import modes, seeding
+from whet.batch import Batch
+from whet.batch_statistics import PooledMoments
 from whet.errors import InputError, NotApplicable
 from whet.methods.ema import EMA
-from whet.methods.precise_bn import PooledMoments, PreciseBN, applied, precise_statistics
+from whet.methods.precise_bn import (
+    PreciseBN,
+    applied,
+    precise_statistics,
+    refresh_batch_statistics,
+)
 from whet.stack import Stack
 
 CASE = Case(
@@ -328,3 +335,79 @@ def test_used_in_evaluation_mode() -> None:
         output = model(torch.cat(batches)).detach().double()
     assert torch.allclose(output.mean(0), torch.zeros(4).double(), atol=1e-5)
     assert torch.allclose(output.var(0, correction=0), torch.ones(4).double(), atol=1e-4)
+
+
+# for a loop of one's own ---------------------------------------------------------------------
+def by_torch(model: nn.Module, loader: Any) -> None:
+    torch.optim.swa_utils.update_bn(loader, model)
+
+
+def pairs(batches: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [(x, torch.zeros(len(x))) for x in batches]
+
+
+@trap(right=refresh_batch_statistics, wrong=by_torch)
+def test_refreshed_statistics_are_those_of_all_rows(refresh: Any) -> None:
+    """In batches that came in order, and the last of them short."""
+    model, batches = normed(), ordered()
+    mean, variance = exact(model, batches)
+    refresh(model, pairs(batches))
+    [norm] = modes.batch_norms(model).values()
+    np.testing.assert_allclose(norm.running_mean.numpy(), mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(norm.running_var.numpy(), variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_refreshing_moves_nothing_else(training: bool) -> None:
+    model, batches = nn.Sequential(normed(), nn.Dropout(0.5)).train(training), ordered()
+    [(name, norm)] = modes.batch_norms(model).items()
+    norm.momentum, before = 0.37, {k: v.clone() for k, v in model.state_dict().items()}
+    state, seen = torch.random.get_rng_state(), [m.training for m in model.modules()]
+    refresh_batch_statistics(model, pairs(batches))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert seen == [m.training for m in model.modules()]
+    assert norm.momentum == 0.37
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {f"{name}.running_mean", f"{name}.running_var"}
+
+
+def test_an_error_on_the_way_refreshes_nothing() -> None:
+    model, batches = normed(), ordered()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for bad in ([*pairs(batches), ("no", "tensors")], [], pairs([torch.full((4, 3), torch.nan)])):
+        with pytest.raises(InputError):
+            refresh_batch_statistics(model, bad)
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    with pytest.raises(NotApplicable, match="no batch normalisation"):
+        refresh_batch_statistics(nn.Linear(3, 3), pairs(batches))
+
+
+def test_whatever_a_loader_gives() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = normed()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inside(x)
+
+    found = []
+    batches = ordered()
+    for given in (
+        pairs(batches), batches, [{"x": x, "labels": torch.zeros(len(x))} for x in batches],
+        [Batch({"x": x}) for x in batches],
+    ):  # fmt: skip
+        model = Named()
+        model.load_state_dict({f"inside.{k}": v for k, v in normed().state_dict().items()})
+        refresh_batch_statistics(model, given)
+        found.append(model.state_dict())
+    assert all(equal(one, found[0]) for one in found)
+
+
+def test_a_frozen_layer_keeps_its_own() -> None:
+    with seeding.borrowed(0):
+        model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.BatchNorm1d(4))
+    model[0].eval()
+    refresh_batch_statistics(model, pairs(ordered()))
+    assert torch.equal(model[0].running_mean, torch.zeros(3))
+    assert not torch.equal(model[2].running_mean, torch.zeros(4))

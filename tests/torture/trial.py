@@ -36,6 +36,7 @@ class Rows(Dataset[Any]):
 
     def __init__(self, given: Mapping[str, Tensor], events: Events) -> None:
         self.given, self.events = given, events
+        self.targets = given["labels"]  # for methods that count classes and read no sample
 
     def __len__(self) -> int:
         return len(self.given["labels"])

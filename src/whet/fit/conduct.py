@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whet import composition, description, optim, predict, sources
+from whet import composition, description, evaluation, optim, sources
 from whet.errors import CheckpointError
 from whet.fit import recipes
 from whet.fit.folder import ANEW, Folder
@@ -146,7 +146,7 @@ def _judged(run: Run, folder: Folder) -> dict[str, Any]:
     for part in PARTS if predictor.family.name != "embedding" else ():
         if getattr(run.task, part) is not None:
             given = (predictor, run.batches(part), run.task.metrics, run.world)
-            metrics[part] = predict.evaluate(*given)
+            metrics[part] = evaluation.evaluate(*given)
     if leads():
         predictor.save(folder.model)
     kept = {"objective": predictor.family.name, "updates": run.updates}

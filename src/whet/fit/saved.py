@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from whet import code_files, predict, sources
+from whet import code_files, evaluation, sources
 from whet import device as devices
 from whet.batch import Batch
 from whet.errors import InputError, UnknownName, WhetError
@@ -116,7 +116,7 @@ def _compute_as_trained(predictor: Predictor, about: About, device: str) -> None
     where = devices.pick(device)
     fits = about.precision != "fp16" or where.type == "cuda"
     fabric = devices.open_fabric(where, about.precision, None) if fits else None
-    for one in getattr(predictor, "predictors", [predictor]):
+    for one in predictor.models():
         one.autocast = nullcontext if fabric is None else fabric.autocast
 
 
@@ -139,7 +139,7 @@ def evaluate(saved: Saved, part: str = "judge") -> dict[str, float]:
     """
     if part not in PARTS:
         raise UnknownName("part of a task", part, PARTS)
-    return predict.evaluate(saved.predictor, saved.batches(part), saved.task.metrics)
+    return evaluation.evaluate(saved.predictor, saved.batches(part), saved.task.metrics)
 
 
 def table(saved: Saved, batches: Iterator[Batch]) -> str:

@@ -14,8 +14,8 @@ import lightning.pytorch as pl
 import numpy as np
 from torch import Tensor, nn
 
+from whet import evaluation, modes, objectives, optim
 from whet import metrics as measures
-from whet import modes, objectives, optim, predict
 from whet.batch import Batch
 from whet.errors import CheckpointError, InputError
 from whet.hosts.observers import Judging, Observers
@@ -23,6 +23,7 @@ from whet.hosts.reading import passes
 from whet.hosts.stepping import check_step
 from whet.loading import Epochs
 from whet.method import Method
+from whet.predict import ModelPredictor, Predictor
 from whet.stack import Stack
 
 __all__ = ["Observers", "WhetModule"]
@@ -178,17 +179,17 @@ class WhetModule(pl.LightningModule):
         self._seen = []
         return self._made().evaluating()
 
-    def predictor(self) -> predict.Predictor:
+    def predictor(self) -> Predictor:
         """What is judged and exported: `predictor().save(path)`; ensembles too."""
         return self._made().predictor()
 
-    def _now(self) -> predict.Predictor:
+    def _now(self) -> Predictor:
         state = dict(self.model.state_dict())
-        return predict.ModelPredictor(self.model, state, self.objective.family)
+        return ModelPredictor(self.model, state, self.objective.family)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Predict under what is judged."""
-        self._seen.append(predict.predict(self._now(), [Batch.of(batch)]))
+        self._seen.append(evaluation.predict(self._now(), [Batch.of(batch)]))
 
     test_step = validation_step
 
@@ -209,7 +210,7 @@ class WhetModule(pl.LightningModule):
     def _measure(self, part: str) -> dict[str, float]:
         seen, self._seen = self._seen, []
         probabilities, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
-        wanted = predict.wanted(self._now(), self.metrics)
+        wanted = evaluation.wanted(self._now(), self.metrics)
         found = measures.evaluate(wanted, probabilities, targets)
         self.log_dict({f"{part}_{name}": value for name, value in found.items()})
         return found

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from whet import device as devices
 from whet import kept_answers, modes, objectives, teachers
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
@@ -190,7 +191,7 @@ class Distillation(Method):
                 f"{self.key}: weight is {self.weight:g}, and with weighting='convex' it is a share "
                 "in [0, 1]. Use weighting='sum' for a larger one."
             )
-        teachers.device_of(self.device, self.key)
+        devices.named(self.device, self.key)
         self._kept = []
         if not self.cached:
             given = self._teachers(run)
@@ -218,7 +219,7 @@ class Distillation(Method):
 
     def start(self, run: Training) -> None:
         if not self.cached:  # not before: a loop may move its model after the stack
-            device = teachers.device_of(self.device, self.key)
+            device = devices.named(self.device, self.key)
             teachers.place(self._teachers(run), device or run.device)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:

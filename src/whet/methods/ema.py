@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from whet import device as devices
 from whet import fsdp, modes
 from whet.errors import InputError
 from whet.method import Card, Layer, Method, Placement, Resource, by_settings, method
@@ -46,11 +47,14 @@ class EMA(Method):
         warmup: `none`, `ratio` min(d, (1+t)/(10+t)), `power` min(d, 1-(1+t)^(-2/3)), or
             `debias`: the average starts at zero and is divided by 1-d^t.
         buffers: `copy` or `average` the float buffers (batch statistics).
+        device: where the averages stand, such as `cpu`; None for the model's device.
 
-    Cost: no pass; 1 copy of the weights per decay, 3 memory transfers of it per update.
+    Cost: no pass; 1 copy of the weights per decay, 3 memory transfers of it per update; on another
+    device each update waits for the weights to get there.
 
     Raises:
-        InputError: used alone, `average` or `load_state_dict` before `begin` or `update`.
+        InputError: torch knows no such device; used alone, `average` or `load_state_dict` before
+            `begin` or `update`.
         NotApplicable: the weights are sharded (FSDP) otherwise than by `Run(strategy="fsdp")`.
 
     Paper: Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780.
@@ -66,13 +70,17 @@ class EMA(Method):
     decay: float | tuple[float, ...] = number(0.999, 0.0, 1.0, open_high=True, several=True)
     warmup: str = choice("ratio", "none", "ratio", "power", "debias")
     buffers: str = choice("copy", "copy", "average")
+    device: str | None = None
 
     name: ClassVar[str] = "ema"
     layer: ClassVar[Layer] = Layer.AVERAGE
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.EVALUATION_WEIGHTS})
     placements: ClassVar[Placement] = Placement.OBSERVER
     whole_weights: ClassVar[bool | str] = by_settings(
-        lambda ema: not isinstance(ema.decay, int | float) and "one decay"
+        lambda ema: (
+            (not isinstance(ema.decay, int | float) and "one decay")
+            or (ema.device is not None and "device=None")
+        )
     )
     neutral: ClassVar[dict[str, Any]] = {"decay": 0.0}
     card: ClassVar[Card] = Card(
@@ -104,13 +112,14 @@ class EMA(Method):
         return f"{self.key}[{self._chosen}]"
 
     # the core: torch alone -------------------------------------------------------------------
+    @torch.no_grad()
     def begin(self, model: nn.Module) -> None:
         """Average from the model's present weights on."""
         self._shadows = []
         self._attach(model)
         self._updates, self._products = 0, [1.0] * len(self.decays)
         # with d = 0.999 a bf16 average would never move
-        sources = [modes.wide(tensor.detach()) for tensor in self._sources]
+        sources = self._seen()
         self._shadows = [[tensor.clone() for tensor in sources] for _ in self.decays]
         if self.warmup == "debias":
             for shadow in self._shadows:
@@ -131,6 +140,12 @@ class EMA(Method):
         modes.check_whole(model, self.key)
         self._model, self._names, self._sources = model, list(named), list(named.values())
 
+    def _seen(self) -> list[Tensor]:
+        """What is averaged, where the averages stand."""
+        device = devices.named(self.device, self.key)
+        wide = [modes.wide(tensor) for tensor in self._sources]
+        return wide if device is None else [tensor.to(device) for tensor in wide]
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take the model's weights into the average; call it after the optimizer's step.
@@ -141,7 +156,7 @@ class EMA(Method):
             self.begin(model)
         self._attach(model)
         self._updates += 1
-        sources = [modes.wide(tensor) for tensor in self._sources]
+        sources = self._seen()
         for at, (decay, shadow) in enumerate(zip(self.decays, self._shadows, strict=True)):
             d = decay_at(self._updates, decay, self.warmup)
             self._products[at] *= d
@@ -170,6 +185,9 @@ class EMA(Method):
             )
 
     # the moments -----------------------------------------------------------------------------
+    def build(self, run: Training) -> None:
+        devices.named(self.device, self.key)
+
     def start(self, run: Training) -> None:
         self.begin(run.module)
 

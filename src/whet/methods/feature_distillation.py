@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whet import compiling, modes, seeding, teachers
+from whet import device as devices
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
@@ -144,7 +145,7 @@ class FeatureDistillation(Method):
                 "from inside, so it must be an nn.Module."
             )
         teachers.check(run, self.key, [teacher])
-        teachers.device_of(self.device, self.key)
+        devices.named(self.device, self.key)
         for model, at in ((run.module, self.at), (teacher, self._there)):
             compiling.make_ready_to_leave(self._module(model, at))
         with seeding.borrowed(seeding.key(run.seed, self.key)):
@@ -186,7 +187,7 @@ class FeatureDistillation(Method):
             raise InputError(f"{self.key}: {error}") from error
 
     def start(self, run: Training) -> None:
-        device = teachers.device_of(self.device, self.key)
+        device = devices.named(self.device, self.key)
         teachers.place([run.resource("teacher", self)], device or run.device)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:

@@ -237,5 +237,6 @@ def _rows(forward: Forward, rows: Tensor, share: float) -> Forward:
     return forward.replace(
         batch=forward.batch.take(rows), output=some(forward.output), losses=some(forward.losses),
         mask=None if forward.mask is None else some(forward.mask),
+        logits=None if forward.logits is None else some(forward.logits),
         terms=tuple(map(fair, forward.terms)),
     )  # fmt: skip

@@ -138,6 +138,10 @@ class Focal(Method):
     name: ClassVar[str] = "focal"
     layer: ClassVar[Layer] = Layer.OBJECTIVE
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.OBJECTIVE})
+    # what moves the logits that a loss is of
+    outside: ClassVar[tuple[str, ...]] = (
+        "arcface", "cosface", "logit_adjustment", "sphereface", "temperature",
+    )  # fmt: skip
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"gamma": 0.0, "alpha": None}
     card: ClassVar[Card] = Card(
@@ -172,5 +176,5 @@ class Focal(Method):
         if plain or forward.batch.targets is None:
             return forward
         kind, targets = run.objective.family, forward.batch.targets
-        losses = focal_losses(forward.output, targets, self.gamma, self.alpha, kind)
+        losses = focal_losses(forward.learned, targets, self.gamma, self.alpha, kind)
         return forward.replace(losses=losses)

@@ -108,6 +108,7 @@ class FreeAT(Method):
 
     name: ClassVar[str] = "free_at"
     layer: ClassVar[Layer] = Layer.ADVERSARIAL_INPUT
+    outside: ClassVar[tuple[str, ...]] = ("class_weights",)  # it weighs the window that is learned
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.MOVED_INPUTS})
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"epsilon": 0.0, "replays": 1}

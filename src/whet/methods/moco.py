@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whet import compiling, modes, reducing, seeding
+from whet import compiling, cosine, modes, reducing, seeding
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
@@ -235,7 +235,8 @@ class MoCo(Method):
         if run.objective.family.name == "embedding":
             batch = batch.replace(inputs=view(batch.inputs, run.generator(self, "query")))
         forward, features = self._query(run, batch, inner)
-        with seeding.borrowed(run.key(self, "keys")), run.autocast():
+        alike = cosine.applied(self._encoder, cosine.standing(run.module))
+        with seeding.borrowed(run.key(self, "keys")), run.autocast(), alike:
             _copy_modes(run.module, self._encoder)
             keys = self.keys(other)
         with run.autocast():

@@ -70,6 +70,9 @@ class NegativeCorrelation(Method):
     $\bar p$ the normalised geometric mean; where probabilities are averaged it is the mean of
     $-\log p_i(y)$ less $-\log \bar p(y)$. None of these is negative.
 
+    Beside a margin head, `temperature` or `logit_adjustment` each member's loss is of its logits
+    moved as the joint ones are; with the last two A may be negative.
+
     λ = 0 trains the members independently, each with 1/K of its gradient; towards 1 the joint
     answer alone counts, as when the model is trained without this method, and members become
     worse by themselves. At 1 nothing holds them, and beyond it the loss has no lower bound.
@@ -104,6 +107,10 @@ class NegativeCorrelation(Method):
     name: ClassVar[str] = "negative_correlation"
     layer: ClassVar[Layer] = Layer.OBJECTIVE
     owns: ClassVar[frozenset[Resource]] = frozenset({Resource.OBJECTIVE})
+    # what moves the logits that a loss is of
+    outside: ClassVar[tuple[str, ...]] = (
+        "arcface", "cosface", "logit_adjustment", "sphereface", "temperature",
+    )  # fmt: skip
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[str] = (
         "without it the joint answer is trained, which is the limit that the penalty may not reach"
@@ -146,25 +153,12 @@ class NegativeCorrelation(Method):
         targets = forward.batch.targets
         if targets is None:
             return forward
-        outputs_K = self._outputs(heard, forward)
-        each_K = member_losses(outputs_K, targets, run.objective)
+        each_K = member_losses(self._outputs(heard, forward), targets, run.objective)
         self._stage(run, forward, each_K)
         return forward.replace(losses=torch.lerp(each_K.mean(0), forward.losses, self.penalty))
 
     def _outputs(self, heard: list[Tensor], forward: Forward) -> Tensor:
-        if not heard or heard[-1].shape[1:] != forward.output.shape:
-            given = tuple(heard[-1].shape[1:]) if heard else "none"
-            raise InputError(
-                f"{self.key}: members give outputs of shape {given} and the model "
-                f"{tuple(forward.output.shape)}. Members must be the last that the model does: put "
-                "what follows them into each member."
-            )
-        if forward.output.requires_grad and not heard[-1].requires_grad:
-            raise NotApplicable(
-                self.key, "the members are called within an activation checkpoint with "
-                "use_reentrant=True, which keeps no graph: set use_reentrant=False."
-            )  # fmt: skip
-        return heard[-1]
+        return forward.as_learned(members.outputs(heard, forward.output, self.key))
 
     def _stage(self, run: Training, forward: Forward, each_K: Tensor) -> None:
         with torch.no_grad():

@@ -175,6 +175,7 @@ def _halves(forward: Forward, rows: int) -> tuple[Forward, Forward]:
         return forward.replace(
             batch=forward.batch.take(at), output=forward.output[at], losses=forward.losses[at],
             mask=mask, terms=terms if first else (),
+            logits=None if forward.logits is None else forward.logits[at],
         )  # fmt: skip
 
     return part(first=True), part(first=False)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from whet import modes, objectives, seeding, teachers
+from whet import cosine, modes, objectives, seeding, teachers
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
@@ -114,12 +114,13 @@ class SelfDistillation(Method):
     def __post_init__(self) -> None:
         self.own: nn.Module = nn.Identity()
         self._updates = 0
+        self._heads: cosine.Heads | None = None
 
     # the core: torch alone -------------------------------------------------------------------
     def begin(self, model: nn.Module) -> None:
         """The teacher is the model as it stands."""
         self.own = copy.deepcopy(model).requires_grad_(False).eval()
-        self._updates = 0
+        self._updates, self._heads = 0, None
 
     def update(self, model: nn.Module) -> None:
         """After the optimizer's step: follow the model, or stand still, as `teacher` says."""
@@ -130,7 +131,10 @@ class SelfDistillation(Method):
     @torch.no_grad()
     def answer(self, model: nn.Module, inputs: Any) -> Tensor:
         """The teacher's logits for inputs; nothing of it or of the model moves."""
-        with modes.evaluation_mode(self.own), self._statistics(model):
+        if self._heads is None or self.teacher == "ema":  # an average learns what the model does
+            self._heads = cosine.standing(model)
+        alike = cosine.applied(self.own, self._heads)
+        with modes.evaluation_mode(self.own), self._statistics(model), alike:
             return objectives.logits(objectives.call(self.own, inputs))
 
     @contextmanager
@@ -192,8 +196,9 @@ class SelfDistillation(Method):
         self.update(run.module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"teacher": self.own.state_dict(), "updates": self._updates}
+        heads = None if self._heads is None else dict(self._heads)
+        return {"teacher": self.own.state_dict(), "updates": self._updates, "heads": heads}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.own.load_state_dict(state["teacher"])
-        self._updates = state["updates"]
+        self._updates, self._heads = state["updates"], state["heads"]

@@ -78,8 +78,8 @@ class WeightDiversity(Method):
     already (a cosine of about $1/\sqrt n$ for n weights). Read `cosine` in the log before you
     credit the penalty with anything, and compare with the members as they are.
 
-    The gradient is added once to an update's gradient, whole and unscaled, before it is clipped;
-    it does not depend on the batch.
+    The gradient is added once to an update's gradient, whole and unscaled, before it is clipped
+    (a host that clips for itself has done so by then); it does not depend on the batch.
 
     Args:
         weight: w, from 0.

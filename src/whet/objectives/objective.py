@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -97,6 +97,18 @@ class Objective(Method):
             self.family.check(batch, output)  # a clearer error, where targets are the reason
             raise
         return Forward(batch, output, losses, self.mask(batch))
+
+    def moved(
+        self, forward: Forward, move: Callable[[Tensor], Tensor], logits: Tensor | None = None
+    ) -> Forward:
+        """The forward with its losses at other logits; its output stays what the model gave.
+
+        `move` makes them of what was learned so far, unless they are given.
+        """
+        targets, moves = forward.batch.targets, (*forward.moves, move)
+        assert targets is not None
+        logits = move(forward.learned) if logits is None else logits
+        return forward.replace(logits=logits, losses=self.losses(logits, targets), moves=moves)
 
     def mask(self, batch: Batch) -> Tensor | None:
         """Bool per item: rows with a target, less what the targets themselves ignore."""

@@ -18,7 +18,7 @@ RESOURCES = {
     "evaluation weights": "评估所用权重", "objective": "训练目标", "hard targets": "硬标签",
     "input mixing": "输入混合", "moved inputs": "输入扰动", "unlabelled stream": "无标签数据流",
     "second gradient": "第二次求梯度", "backward": "反向传播", "batch statistics": "批统计量",
-    "learning rate": "学习率",
+    "learning rate": "学习率", "last layer": "最后一层",
 }  # fmt: skip
 PLACEMENTS = {
     "anytime": "任意时段", "from the start only": "只能从训练开始时使用",

@@ -18,9 +18,9 @@ import torch
 from whet import (
     checkpoint,
     composition,
+    evaluation,
     objectives,
     parsing,
-    predict,
     resume,
     sources,
     spans,
@@ -219,10 +219,10 @@ def _cuts(node: Node) -> list[float]:
 def _judged(run: Run, predictor: Predictor) -> dict[str, Any]:
     """Metrics on the judge part, and where there are classes, which were taken for which."""
     began = time.perf_counter()
-    metrics = predict.wanted(predictor, run.task.metrics)
-    judge, probabilities, targets = predict.judge(predictor, run.batches("judge"), metrics)
+    metrics = evaluation.wanted(predictor, run.task.metrics)
+    judge, probabilities, targets = evaluation.judge(predictor, run.batches("judge"), metrics)
     judging = time.perf_counter() - began
-    select = predict.evaluate(predictor, run.batches("select"), metrics)
+    select = evaluation.evaluate(predictor, run.batches("select"), metrics)
     found = {"metrics": {"judge": judge, "select": select}, "judging": judging}
     if predictor.family.name != "categorical":
         return found

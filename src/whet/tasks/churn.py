@@ -36,6 +36,7 @@ ABOUT = About(
         "clip_grad_norm", "sam", "lookahead", "snapshot",
     ),
     settings={
+        "sphereface": {"decay": 1.0},  # of few updates most should have the margin
         "augment": {"kind": "table", "policy": "strong"},
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
         "fast_fgsm": {"during": [0.25, 1]}, "pgd": {"during": [0.25, 1]},
@@ -65,6 +66,13 @@ ABOUT = About(
         "vat": "three passes for every update; ask for it by --methods vat",
         "adversarial_consistency": "five passes for every update; ask for it by name",
         "free_at": "sees a part of the data only; ask for it by --methods free_at",
+        "class_weights": "a ranking has no threshold; ask for it by --methods class_weights",
+        "logit_adjustment": "a ranking has no threshold; ask for it by --methods logit_adjustment",
+        "arcface": "one of three margin heads; ask for it by --methods arcface",
+        "cosface": "one of three margin heads; ask for it by --methods cosface",
+        "sphereface": "one of three margin heads; ask for it by --methods sphereface",
+        "temperature": "a choice of its own, of rates too; ask for it by --methods temperature",
+        "temperature_scaling": "makes no other decisions; ask for it by name",
     },
 )  # fmt: skip
 

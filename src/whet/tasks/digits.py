@@ -28,6 +28,7 @@ ABOUT = About(
         "fast_fgsm", "clip_grad_norm", "sam", "lookahead", "snapshot",
     ),
     settings={
+        "sphereface": {"decay": 1.0},  # of few updates most should have the margin
         "augment": {"flip": False},
         "ema": {"decay": 0.98}, "fast_fgsm": {"during": [0.25, 1]}, "fixmatch": {"mu": 2},
         "moco": {"queue": 512, "at": "head"}, "pgd_inputs": {"during": [0.25, 1]},
@@ -56,6 +57,13 @@ ABOUT = About(
         "adversarial_consistency": "five passes for every update; ask for it by name",
         "free_at": "sees a part of the data only; ask for it by --methods free_at",
         "mixup_or_cutmix": "by turns what mixup and cutmix are alone; ask for it by --methods",
+        "class_weights": "the classes are equally frequent",
+        "logit_adjustment": "the classes are equally frequent",
+        "arcface": "one of three margin heads; ask for it by --methods arcface",
+        "cosface": "one of three margin heads; ask for it by --methods cosface",
+        "sphereface": "one of three margin heads; ask for it by --methods sphereface",
+        "temperature": "a choice of its own, of rates too; ask for it by --methods temperature",
+        "temperature_scaling": "makes no other decisions; ask for it by name",
     },
 )  # fmt: skip
 

@@ -34,6 +34,7 @@ ABOUT = About(
         "sam", "lookahead", "snapshot",
     ),
     settings={
+        "sphereface": {"decay": 1.0},  # of few updates most should have the margin
         "augment": {"kind": "tokens"},
         "embedding_noise": {"alpha": 0.5},  # a dozen words, and vectors that begin at 0.1
         "ema": {"decay": 0.98}, "fgm": {"during": [0.25, 1]}, "freelb": {"during": [0.25, 1]},
@@ -64,6 +65,13 @@ ABOUT = About(
         "vat": "three passes for every update; ask for it by --methods vat",
         "adversarial_consistency": "five passes for every update; ask for it by name",
         "free_at": "the inputs are numbers of words, which cannot be moved",
+        "class_weights": "the part that judges is as skewed; ask for it by --methods class_weights",
+        "logit_adjustment": "the part that judges is as skewed; ask by --methods logit_adjustment",
+        "arcface": "one of three margin heads; ask for it by --methods arcface",
+        "cosface": "one of three margin heads; ask for it by --methods cosface",
+        "sphereface": "one of three margin heads; ask for it by --methods sphereface",
+        "temperature": "a choice of its own, of rates too; ask for it by --methods temperature",
+        "temperature_scaling": "makes no other decisions; ask for it by name",
     },
 )  # fmt: skip
 
