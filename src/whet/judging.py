@@ -54,13 +54,13 @@ def can_judge(task: Task, objective: Objective) -> bool:
 
 def judged(run: Run, metrics: Mapping[str, float]) -> None:
     """Tell methods and schedule what the select part gave."""
+    name = run.stack.objective.family.name
+    first = measures.resolve(run.task.metrics or measures.defaults(name), name)[0]
+    value = metrics[first.name]
+    run.stack.run.latest = value if first.higher_is_better else -value
     run.stack.evaluated(metrics)
-    scheduler = run.stack.run.scheduler
-    if isinstance(scheduler, optim.Plateau):
-        name = run.stack.objective.family.name
-        first = measures.resolve(run.task.metrics or measures.defaults(name), name)[0]
-        value = metrics[first.name]
-        scheduler.evaluated(value if first.higher_is_better else -value)
+    if isinstance(run.stack.run.scheduler, optim.Plateau):
+        run.stack.run.scheduler.evaluated(run.stack.run.latest)
 
 
 def check_plateau(run: Run) -> None:

@@ -181,7 +181,7 @@ class Run:
 
     def _fit(self, until: int | None) -> Self:
         while until is None or self.updates < until:
-            if self.stack.run.updates >= (self.stack.run.total or 0):
+            if self.stack.run.over:
                 if self.stage_number + 1 == len(self.recipe.stages):
                     break
                 self._hand_over()
@@ -194,13 +194,12 @@ class Run:
 
     def _train_stage(self, until: int | None) -> None:
         run = self.stack.run
-        total = run.total or 0
         judging.check_plateau(self)
         for batches in self.keeper.heeding(self, self._windows()):
             happened = self._update(batches)
             if happened:
-                self._due(run.updates >= total)
-            if run.updates >= total or (until is not None and self.updates >= until):
+                self._due(run.over)
+            if run.over or (until is not None and self.updates >= until):
                 return
 
     def _windows(self) -> Iterator[list[Batch]]:
