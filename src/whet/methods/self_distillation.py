@@ -114,7 +114,7 @@ class SelfDistillation(Method):
     def __post_init__(self) -> None:
         self.own: nn.Module = nn.Identity()
         self._updates = 0
-        self._heads: cosine.Heads | None = None
+        self._heads: cosine.Heads | None = None  # that `start` has learned with, once it is known
 
     # the core: torch alone -------------------------------------------------------------------
     def begin(self, model: nn.Module) -> None:
@@ -131,9 +131,8 @@ class SelfDistillation(Method):
     @torch.no_grad()
     def answer(self, model: nn.Module, inputs: Any) -> Tensor:
         """The teacher's logits for inputs; nothing of it or of the model moves."""
-        if self._heads is None or self.teacher == "ema":  # an average learns what the model does
-            self._heads = cosine.standing(model)
-        alike = cosine.applied(self.own, self._heads)
+        heads = cosine.standing(model) if self._heads is None else self._heads
+        alike = cosine.applied(self.own, heads)
         with modes.evaluation_mode(self.own), self._statistics(model), alike:
             return objectives.logits(objectives.call(self.own, inputs))
 
@@ -177,6 +176,7 @@ class SelfDistillation(Method):
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.weight == 0.0:
             return inner(batch)
+        run.stage(self, cosine.standing(run.module))
         with seeding.borrowed(run.key(self)), run.autocast():
             taught = self.answer(run.module, batch.inputs)
         forward = inner(batch)
@@ -194,6 +194,8 @@ class SelfDistillation(Method):
 
     def after_update(self, run: Training) -> None:
         self.update(run.module)
+        if self.teacher == "start" and self._heads is None:  # an average has those of the model
+            self._heads = next(iter(run.staged(self)), None)
 
     def state_dict(self) -> dict[str, Any]:
         heads = None if self._heads is None else dict(self._heads)
