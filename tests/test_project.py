@@ -55,6 +55,7 @@ def test_extras() -> None:
         "ray",
         "slurm",
         "optim",
+        "hub",
         "hosts",
         "track",
         "docs",
