@@ -56,6 +56,8 @@ def test_extras() -> None:
         "graph",
         "ray",
         "slurm",
+        "optim",
+        "hub",
         "hosts",
         "track",
         "docs",

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from whet.batch import Batch as Batch
     from whet.errors import WhetError as WhetError
     from whet.forward import Forward as Forward
+    from whet.hub import from_pretrained as from_pretrained
+    from whet.hub import push_to_hub as push_to_hub
+    from whet.hub import save_pretrained as save_pretrained
     from whet.members import Members as Members
     from whet.method import Layer as Layer
     from whet.method import Method as Method
     from whet.method import Resource as Resource
     from whet.objectives import Objective as Objective
+    from whet.optim import parameter_groups as parameter_groups
     from whet.predict import Predictor as Predictor
     from whet.rate_finder import find_lr as find_lr
     from whet.robustness import robust_accuracy as robust_accuracy
@@ -36,6 +40,8 @@ _HOMES = {
     "Members": "members", "Method": "method", "Objective": "objectives", "Predictor": "predict",
     "Recipe": "stage", "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
     "Study": "study.study", "Task": "task", "WhetError": "errors", "find_lr": "rate_finder",
+    "from_pretrained": "hub", "parameter_groups": "optim", "push_to_hub": "hub",
+    "save_pretrained": "hub",
     "robust_accuracy": "robustness",
 }  # fmt: skip
 

@@ -36,7 +36,7 @@ def branch(run: Run, folder: Path) -> None:
         raise CheckpointError(f"there is no whole checkpoint in {folder} to begin from.")
     run.notes += notes
     run.load_state_dict(_as_if(run, state, folder))
-    run.judge_if_due(ended=run.stack.run.updates >= (run.stack.run.total or 0))
+    run.judge_if_due(ended=run.stack.run.over)
 
 
 class Untold(Callback):

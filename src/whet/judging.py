@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from whet import modes, nesting, objectives
+from whet import metrics as measures
+from whet import modes, nesting, objectives, optim
+from whet.errors import InputError
 from whet.method import Method
 from whet.objectives import Objective
 from whet.predict import LivePredictor, ModelPredictor, Predictor
@@ -48,6 +50,37 @@ def can_judge(task: Task, objective: Objective) -> bool:
     here = objective.family.name
     same = here == objectives.make(task.objective).family.name
     return task.select is not None and same and here != "embedding"
+
+
+def judged(run: Run, metrics: Mapping[str, float]) -> None:
+    """Tell methods and schedule what the select part gave."""
+    name = run.stack.objective.family.name
+    first = measures.resolve(run.task.metrics or measures.defaults(name), name)[0]
+    value = metrics[first.name]
+    run.stack.run.latest = value if first.higher_is_better else -value
+    run.stack.evaluated(metrics)
+    if isinstance(run.stack.run.scheduler, optim.Plateau):
+        run.stack.run.scheduler.evaluated(run.stack.run.latest)
+
+
+def check_plateau(run: Run) -> None:
+    """Refuse a schedule that waits for evaluations where there are none.
+
+    Raises:
+        InputError: the task has no select part that says anything, or nobody asked for evaluations.
+    """
+    if not isinstance(run.stack.run.scheduler, optim.Plateau):
+        return
+    if not run.judges:
+        raise InputError(
+            "the schedule plateau goes by the select part, and this stage has none that tells "
+            "anything: give Task(select=...), or another schedule."
+        )
+    if run.evaluate_every is None:
+        raise InputError(
+            "the schedule plateau goes by evaluations in the course of training: give "
+            "Run(evaluate_every=N)."
+        )
 
 
 def resources(run: Run, stage: Stage) -> dict[str, Any]:

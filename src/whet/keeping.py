@@ -165,7 +165,7 @@ class Keeper:
         return place
 
     def _about(self, run: Run) -> About:
-        ended = run.stack.run.updates >= (run.stack.run.total or 0)
+        ended = run.stack.run.over
         return {
             "update": run.updates, "stage": run.stage_number,
             "stays": ended or run.updates in self.at, "judged": _judged(run),

@@ -188,7 +188,7 @@ def gathered(run: Training, method: Method) -> list[Any]:
 def states(run: Training) -> dict[str, list[int]]:
     """How many rows of each resource every process has drawn: what differs between them."""
     names = sorted(run.resources)
-    here = torch.tensor([run.drawn.get(name, 0) for name in names], dtype=torch.int64)
+    here = torch.tensor([run.draws.taken.get(name, 0) for name in names], dtype=torch.int64)
     every = torch.stack(run.world.each(here)).T.tolist() if names else []
     return {name: taken for name, taken in zip(names, every, strict=True) if any(taken)}
 
@@ -196,6 +196,6 @@ def states(run: Training) -> dict[str, list[int]]:
 def take_state(run: Training, drawn: dict[str, list[int]]) -> None:
     """Go on drawing where this process stood; one that is new draws on where the furthest did."""
     rank = run.world.rank
-    run.drawn = {
+    run.draws.taken = {
         name: taken[rank] if rank < len(taken) else max(taken) for name, taken in drawn.items()
     }

@@ -99,6 +99,7 @@ class Run:
         self.stage_number, self.updates, self.offset = 0, 0, 0
         self.history: list[dict[str, Any]] = []
         self._carried: dict[str, Any] = {}
+        self._last = False
         if self.stage.starts_from not in ("training", "evaluation"):
             take_weights(self.stage.starts_from, self.module)
         self._enter(self.stage)
@@ -133,7 +134,7 @@ class Run:
             self.recipe.methods_of(stage), scaler=self.scaler, updates=length,
             resources=judging.resources(self, stage), seed=self.seed, stage=self.stage_number,
             backward=None if self.fabric is None else self.fabric.backward,
-            optimizer=lambda parameters: optim.optimizer(stage.optimizer, parameters),
+            optimizer=lambda params: optim.optimizer(stage.optimizer, params, self.module),
             loader=lambda purpose: self.loader if self.overfit else self._loader(stage, purpose),
             micro_batch=stage.micro_batch, world=self.world,
         )  # fmt: skip
@@ -180,7 +181,7 @@ class Run:
 
     def _fit(self, until: int | None) -> Self:
         while until is None or self.updates < until:
-            if self.stack.run.updates >= (self.stack.run.total or 0):
+            if self.stack.run.over:
                 if self.stage_number + 1 == len(self.recipe.stages):
                     break
                 self._hand_over()
@@ -193,12 +194,12 @@ class Run:
 
     def _train_stage(self, until: int | None) -> None:
         run = self.stack.run
-        total = run.total or 0
+        judging.check_plateau(self)
         for batches in self.keeper.heeding(self, self._windows()):
             happened = self._update(batches)
             if happened:
-                self._due(run.updates >= total)
-            if run.updates >= total or (until is not None and self.updates >= until):
+                self._due(run.over)
+            if run.over or (until is not None and self.updates >= until):
                 return
 
     def _windows(self) -> Iterator[list[Batch]]:
@@ -237,7 +238,7 @@ class Run:
         """Evaluate on the select part, where that is due after this update."""
         every = self.evaluate_every
         if self.judges and (ended or (every is not None and self.updates % every == 0)):
-            self.stack.evaluated(metrics := self.evaluate("select"))
+            judging.judged(self, metrics := self.evaluate("select"))
             row = {"update": self.updates, "stage": self.stage_number, "loss": self.stack.loss}
             self.history.append({**row, "metrics": metrics})
             callback.tell(self, "evaluated", metrics)
@@ -268,8 +269,6 @@ class Run:
         return score(predictor, self.batches("select"), self.task.metrics, self.world)
 
     # checkpoints -----------------------------------------------------------------------------
-    _last: bool = False
-
     def manifest(self) -> dict[str, Any]:
         """What "to the bit" depends on."""
         here = devices.surroundings(self.device, self.precision, self.seed, self.world.size)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from whet import seeding, sharding
 from whet.batch import Batch
+from whet.drawing import Draws
 from whet.errors import InputError, UnknownName
 from whet.forward import Forward, Window
 from whet.loading import Epochs
-from whet.rows import Rows, Samples, open_rows
 from whet.world import World
 
 if TYPE_CHECKING:
@@ -61,7 +60,8 @@ class Training:
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.score: Callable[[Any], float] | None = None  # of a predictor on the select part
         self.window = self.updates = self.micros = self.micro = self.epoch = 0
-        self.judging = self._lasting = False
+        self.judging = self._lasting = self.stopped = False
+        self.latest: float | None = None  # the deciding metric of the select part; more is better
         self.views: list[str] = []
         self.beside: Sequence[Method] = ()  # all methods of the stack, also outside their spans
         self.current: Window | None = None
@@ -70,15 +70,18 @@ class Training:
         self._batch: Batch | None = None
         self._forward: Callable[[Batch], Forward] | None = None
         self._staged: dict[tuple[str, int], Any] = {}
-        self.drawn: dict[str, int] = {}  # rows of each resource that earlier windows took
-        self._drawing: dict[str, dict[int, int]] = {}  # and this window's micro-batches
         self._holds, self._update_holds = ExitStack(), ExitStack()
         self._held: set[str] = set()
         self._loaders: dict[str, Epochs] = {}
-        self._rows: dict[str, tuple[Rows, dict[int, Tensor]]] = {}
         self._base = seeding.key(seed, stage, self.rank)
+        self.draws = Draws(self._base)
         self._walked: list[nn.Parameter] | None = None
         self._unheld: list[nn.Parameter] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether the stage has no update left: its length is reached, or a method stopped it."""
+        return self.stopped or (self.total is not None and self.updates >= self.total)
 
     # position and randomness -----------------------------------------------------------------
     @property
@@ -105,15 +108,14 @@ class Training:
         self.end_update()
         self.zero_grad()
         self.forget_staged()
-        self._drawing.clear()
+        self.draws.open_window()
 
     def close_window(self) -> None:
         """Leave the window, whether its update happened or not."""
         assert self.current is not None
         self.window += 1
         self.micros += self.current.micros
-        for name, taken in self._drawing.items():
-            self.drawn[name] = self.drawn.get(name, 0) + sum(taken.values())
+        self.draws.close_window()
 
     def open_micro(self, number: int, batch: Batch, forward: Callable[[Batch], Forward]) -> None:
         """Enter a micro-batch; the stack calls this."""
@@ -240,54 +242,20 @@ class Training:
 
     def draw(self, name: str, rows: int, method: Method) -> Batch:
         """`rows` rows of a resource, in epochs without replacement; a replay gets the same ones."""
-        if name not in self._rows:
-            opened = open_rows(self.resource(name, method), what=f"resource {name!r}")
-            if opened is None or len(opened) == 0:
-                raise InputError(
-                    f"resource {name!r} of {method.key} must have rows and row access: give "
-                    "tensors, arrays or a map-style Dataset that is not empty."
-                )
-            self._rows[name] = (opened, {})
-        source, orders = self._rows[name]
-        first = self._first(name, rows)
-        taken = self._rows_at(source, orders, name, first, rows)
-        samples = isinstance(source, Samples)
-        keys = [seeding.key(self._base, name, "sample", first + n) for n in range(rows * samples)]
-        return source.fetch(taken, keys).to(self.device)
-
-    def _first(self, name: str, rows: int) -> int:
-        # by rows and not by micro-batches: a shorter batch leaves no gap and repeats nothing
-        taken = self._drawing.setdefault(name, {})
-        taken[self.micro] = max(rows, taken.get(self.micro, 0))
-        earlier = sum(count for micro, count in taken.items() if micro < self.micro)
-        return self.drawn.get(name, 0) + earlier
-
-    def _rows_at(
-        self, source: Rows, orders: dict[int, Tensor], name: str, first: int, count: int
-    ) -> Tensor:
-        """Rows number `first` to `first + count` of an endless sequence of shuffled epochs."""
-        parts = []
-        while count > 0:
-            epoch, at = divmod(first, len(source))
-            if epoch not in orders:
-                for old in [known for known in orders if known < epoch - 1]:
-                    del orders[old]
-                maker = seeding.generator(self._base, name, "order", epoch)
-                orders[epoch] = torch.randperm(len(source), generator=maker)
-            parts.append(orders[epoch][at : at + count])
-            first, count = first + len(parts[-1]), count - len(parts[-1])
-        return torch.cat(parts)
+        return self.draws.rows(name, rows, self.micro, self.resource, method).to(self.device)
 
     # state -----------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Where training stands."""
-        names = ("window", "updates", "micros", "epoch")
-        return {name: getattr(self, name) for name in names} | {"drawn": dict(self.drawn)}
+        names = ("window", "updates", "micros", "epoch", "stopped")
+        return {name: getattr(self, name) for name in names} | {"drawn": dict(self.draws.taken)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Stand where the state says."""
-        for name, value in state.items():
-            setattr(self, name, copy.copy(value))
+        values = dict(state)
+        self.draws.taken = dict(values.pop("drawn"))
+        for name, value in values.items():
+            setattr(self, name, value)
 
 
 def _drop_held(optimizer: Optimizer) -> None:

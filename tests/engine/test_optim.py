@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import copy
+import sys
 from typing import Any
 
 import pytest
@@ -61,6 +62,113 @@ class TestOptimizers:
             made.step()
             assert not torch.equal(before, model.weight)
 
+    def test_one_of_pytorch_optimizer(self) -> None:
+        import pytorch_optimizer
+
+        made = optim.optimizer({"name": "lamb", "lr": 0.02}, parameters())
+        assert type(made) is pytorch_optimizer.Lamb
+        assert [group["weight_decay"] for group in made.param_groups] == [0.01, 0.0]
+        assert optim.optimizer("lars", parameters()).param_groups[0]["lr"] == 0.1
+
+    def test_lars_takes_vectors_at_the_plain_rate(self) -> None:
+        """Its trust ratio is of matrices alone: a bias would hardly move under it."""
+        model = linear()
+        made = optim.optimizer(
+            {"name": "lars", "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0}, model.parameters()
+        )
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        model(torch.ones(2, 5)).sum().backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}  # type: ignore[union-attr]
+        made.step()
+        moved = {name: before[name] - p.detach() for name, p in model.named_parameters()}
+        assert torch.allclose(moved["bias"], 0.5 * gradients["bias"])
+        weight, gradient = before["weight"], gradients["weight"]
+        ratio = 1e-3 * weight.norm() / gradient.norm()
+        assert torch.allclose(moved["weight"], 0.5 * ratio * gradient, atol=1e-7)
+
+    @pytest.mark.parametrize("name", [
+        "adabelief", "adan", "adopt", "lamb", "lars", "lion", "madgrad", "novograd", "prodigy",
+        "qhadam", "ranger", "sgdp", "shampoo", "soap", "yogi",
+    ])  # fmt: skip
+    def test_it_goes_on_from_its_state_to_the_bit(self, name: str) -> None:
+        x, model = torch.randn(6, 5), linear()
+
+        def step(made: torch.optim.Optimizer, its: nn.Module) -> None:
+            made.zero_grad()
+            its(x).square().sum().backward()
+            made.step()
+
+        first = optim.optimizer({"name": name, "lr": 0.01}, model.parameters(), model)
+        for _ in range(3):
+            step(first, model)
+        twin = copy.deepcopy(model)
+        second = optim.optimizer({"name": name, "lr": 0.01}, twin.parameters(), twin)
+        optim.load_state(second, copy.deepcopy(first.state_dict()))
+        step(first, model)
+        step(second, twin)
+        assert torch.equal(model.weight, twin.weight)
+
+    def test_every_other_name_steps_or_says_why_not(self) -> None:
+        import pytorch_optimizer
+
+        refused, odd = [], []
+        for name in pytorch_optimizer.get_supported_optimizers():
+            model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3))
+            try:
+                made = optim.optimizer(name, model.parameters(), model)
+            except InputError:
+                refused.append(name)
+                continue
+            model(torch.ones(2, 5)).sum().backward()
+            try:
+                made.step()
+            except (RuntimeError, ValueError):  # needs matrices alone
+                odd.append(name)
+        assert {"alig", "adahessian", "lomo", "schedulefreeadamw"} <= set(refused)
+        assert len(refused) < 25
+        assert len(odd) < 4
+
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [("alig", "a closure"), ("sophiah", "a graph"), ("lomo", "backward pass"),
+         ("schedulefreesgd", "EMA or SWA"), ("kron", "a resumed run would draw others")],
+    )  # fmt: skip
+    def test_what_no_step_can_serve(self, name: str, told: str) -> None:
+        with pytest.raises(InputError, match=f"optimizer {name} .*{told}"):
+            optim.optimizer(name, parameters())
+
+    def test_without_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+        with pytest.raises(InputError, match=r"'lamb' is none of torch's.*whet\[optim\]"):
+            optim.optimizer("lamb", parameters())
+        assert type(optim.optimizer("sgd", parameters())) is torch.optim.SGD
+
+    @pytest.mark.parametrize("how", ["fused", "foreach", "loop"])
+    @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+    def test_implementations_agree(self, name: str, how: str) -> None:
+        models = [linear(), linear()]
+        for model, implementation in zip(models, ("auto", how), strict=True):
+            spec = {"name": name, "lr": 0.01, "implementation": implementation}
+            made = optim.optimizer(spec, model.parameters())
+            for _ in range(3):
+                made.zero_grad()
+                model(torch.ones(2, 5)).square().sum().backward()
+                made.step()
+        assert torch.allclose(models[0].weight, models[1].weight, atol=1e-6)
+        assert made.param_groups[0].get(how, False) is (how != "loop")
+
+    def test_an_implementation_that_is_not_there(self) -> None:
+        with pytest.raises(InputError, match="radam has no fused implementation; sgd, adam, adamw"):
+            optim.optimizer({"name": "radam", "implementation": "fused"}, parameters())
+        with pytest.raises(UnknownName, match="'fuse'; did you mean 'fused'"):
+            optim.optimizer({"name": "sgd", "implementation": "fuse"}, parameters())
+
+    def test_another_rate_keeps_the_shares_of_groups(self) -> None:
+        spec = {"name": "adamw", "lr": 0.1, "groups": [{"at": "a", "lr": 0.01}, {"at": "b"}]}
+        changed = optim.with_rate(spec, 0.2)
+        assert changed["groups"] == [{"at": "a", "lr": pytest.approx(0.02)}, {"at": "b"}]
+        assert spec["groups"][0] == {"at": "a", "lr": 0.01}  # type: ignore[index]
+
     def test_mistakes(self) -> None:
         with pytest.raises(UnknownName, match=r"unknown optimizer 'adamww'; did you mean 'adamw'"):
             optim.optimizer("adamww", parameters())
@@ -92,70 +200,3 @@ class TestGroups:
         other = optim.optimizer("sgd", [nn.Parameter(torch.ones(3))])
         with pytest.raises(CheckpointError, match="optimizer holds other parameters"):
             optim.load_state(other, saved)
-
-
-def rates(spec: Any, updates: int, steps: int | None = None) -> list[float]:
-    optimizer = torch.optim.SGD(parameters(), lr=2.0)
-    plan = optim.schedule(spec, optimizer, updates)
-    found = []
-    for _ in range(steps or updates):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        if plan is not None:
-            plan.step()
-    return found
-
-
-class TestSchedules:
-    def test_none_is_constant(self) -> None:
-        optimizer = torch.optim.SGD(parameters(), lr=2.0)
-        for spec in (None, "constant", {"name": "constant"}):
-            assert optim.schedule(spec, optimizer, 5) is None
-
-    def test_cosine(self) -> None:
-        expected = [2 * 0.5 * (1 + math.cos(math.pi * at / 8)) for at in range(8)]
-        assert rates("cosine", 8) == pytest.approx(expected)
-
-    def test_linear(self) -> None:
-        assert rates("linear", 4) == pytest.approx([2.0, 1.5, 1.0, 0.5])
-
-    def test_peak(self) -> None:
-        low = rates({"name": "linear", "floor": 0.5, "peak": 0.1}, 4)
-        assert low == pytest.approx([0.1 * r for r in rates({"name": "linear", "floor": 0.5}, 4)])
-        assert rates({"name": "constant", "peak": 0.1}, 2) == pytest.approx([0.2] * 2)
-
-    def test_floor(self) -> None:
-        found = rates({"name": "linear", "floor": 0.5}, 4)
-        assert found == pytest.approx([2 * (0.5 + 0.5 * (1 - at / 4)) for at in range(4)])
-        assert rates({"name": "cosine", "floor": 0.1}, 4, steps=7)[4:] == pytest.approx([0.2] * 3)
-
-    def test_warm_up(self) -> None:
-        """Update u < w has the share (u + 1) / (w + 1); then the shape over what is left."""
-        found = rates({"name": "linear", "warmup": 0.3}, 10)
-        warm = [2 * (at + 1) / 4 for at in range(3)]
-        rest = [2 * (1 - at / 7) for at in range(7)]
-        assert found == pytest.approx(warm + rest)
-        assert rates({"name": "constant", "warmup": 0.5}, 4) == pytest.approx([2 / 3, 4 / 3, 2, 2])
-
-    def test_it_never_goes_below_its_end(self) -> None:
-        assert rates("linear", 3, steps=6)[3:] == [0.0, 0.0, 0.0]
-
-    def test_a_function(self) -> None:
-        def plan(optimizer: torch.optim.Optimizer, updates: int) -> Any:
-            return torch.optim.lr_scheduler.StepLR(optimizer, updates // 2, gamma=0.1)
-
-        assert rates(plan, 4) == pytest.approx([2.0, 2.0, 0.2, 0.2])
-
-    def test_mistakes(self) -> None:
-        optimizer = torch.optim.SGD(parameters(), lr=2.0)
-        with pytest.raises(UnknownName, match="unknown schedule 'cosin'; did you mean 'cosine'"):
-            optim.schedule("cosin", optimizer, 5)
-        with pytest.raises(
-            UnknownName, match="setting of schedule cosine 'warm'; did you mean 'war"
-        ):
-            optim.schedule({"name": "cosine", "warm": 0.1}, optimizer, 5)
-        for bad in ({"warmup": 1.0}, {"warmup": -0.1}, {"floor": 2.0}, {"peak": 0.0}, {"peak": 2}):
-            with pytest.raises(InputError, match=r"warmup lies in \[0, 1\), floor"):
-                optim.schedule({"name": "cosine", **bad}, optimizer, 5)
-        with pytest.raises(InputError, match="from a int"):
-            optim.schedule(3, optimizer, 5)  # type: ignore[arg-type]

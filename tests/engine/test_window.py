@@ -352,7 +352,7 @@ class TestDraw:
         made.gradients(made.window(rows(3)))
         made.update()
         made.step(rows(3))
-        assert made.run.drawn == {"pool": 6}
+        assert made.run.draws.taken == {"pool": 6}
         assert len(once) == 2
 
     def test_a_skipped_update_goes_on(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whet import composition, description, evaluation, sources
+from whet import composition, description, evaluation, optim, sources
 from whet.errors import CheckpointError
 from whet.fit import recipes
 from whet.fit.folder import ANEW, Folder
@@ -127,6 +127,7 @@ def _about(
         "seed": request.seed, "precision": request.precision,
         "batch_size": _evaluation_batch(run), "methods": methods,
         "recipe": description.describe(run.recipe), "explain": run.stack.explain(),
+        "groups": optim.table(run.stack.optimizer, run.module),
         "classes": None if classes is None else [str(name) for name in classes],
         "versions": identity.versions(), "environment": run.manifest(),
         "date": datetime.date.today().isoformat(), "command": request.command,

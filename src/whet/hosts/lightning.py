@@ -108,7 +108,7 @@ class WhetModule(pl.LightningModule):
         with modes.training_mode(self.model, self._frozen):
             self.stack = Stack(
                 self.model, self.objective, [method.clone() for method in self.methods],
-                optimizer=lambda parameters: optim.optimizer(self.given, parameters),
+                optimizer=lambda params: optim.optimizer(self.given, params, self.model),
                 updates=total, resources=self.resources, seed=self.seed, loader=self._passes,
                 backward=self.manual_backward,
             )  # fmt: skip

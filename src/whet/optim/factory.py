@@ -1,18 +1,16 @@
-"""Optimizers and schedules from plain values, so that a recipe can be written as JSON."""
+"""Optimizers from plain values, so that a recipe can be written as JSON."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from whet.errors import InputError, UnknownName
-from whet.optim.groups import decay_groups
+from whet.optim.groups import Grouping, decay_groups, parameter_groups
 
 Spec = str | Mapping[str, Any] | Callable[..., Any] | None
 
@@ -30,7 +28,24 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def _split(spec: Spec, default: str) -> tuple[str, dict[str, Any]]:
+UNDECAYED = ("sgd", "adam", "adagrad", "rmsprop")  # by custom, unless decay is asked for
+IMPLEMENTATIONS = ("auto", "fused", "foreach", "loop")
+DRAWS = "draws random numbers, and a resumed run would draw others"
+JUDGES = "is judged with other weights than it trains, by a mode of its own: EMA or SWA do that"
+CLOSURE, GRAPH = "evaluates the loss by a closure", "needs a graph of the gradients"
+OWN_BACKWARD = "takes the backward pass or the model over"
+UNFIT = {
+    "alig": CLOSURE, "bsam": CLOSURE, "lbfgs": CLOSURE, "adahessian": GRAPH, "sophiah": GRAPH,
+    "lomo": OWN_BACKWARD, "adalomo": OWN_BACKWARD, "adammini": OWN_BACKWARD,
+}  # fmt: skip
+UNSAFE = {
+    "kron": DRAWS, "magma": DRAWS, "schedulefreeadamw": JUDGES, "schedulefreeradam": JUDGES,
+    "schedulefreesgd": JUDGES,
+}  # fmt: skip
+
+
+def split(spec: Spec, default: str) -> tuple[str, dict[str, Any]]:
+    """The name and the settings of a spec that is no function."""
     if spec is None or isinstance(spec, str):
         return spec or default, {}
     if not isinstance(spec, Mapping):
@@ -42,34 +57,133 @@ def _split(spec: Spec, default: str) -> tuple[str, dict[str, Any]]:
     return str(rest.pop("name", default)), rest
 
 
-def optimizer(spec: Spec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def optimizer(
+    spec: Spec, parameters: Iterable[nn.Parameter], model: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """An optimizer from `"adamw"`, `{"name": "sgd", "lr": 0.1}`, or a function of parameters.
 
-    Weight decay spares biases and norms. The default learning rate is 1e-3 (0.1 for sgd).
+    Names are those of torch (sgd, adam, adamw, radam, nadam, adagrad, rmsprop) and any that the
+    library pytorch_optimizer has (lars, lamb, lion, ...). Weight decay spares norms and biases.
+    The default learning rate is 1e-3 (0.1 for sgd and lars). Settings beside the optimizer's own:
+
+    - `groups`, `layer_decay`, `layers`, `no_decay`: rates and decay by name and by depth, as
+      `whet.parameter_groups` has them;
+    - `implementation`: `fused` (one kernel), `foreach` (a kernel an operation), `loop` (one for
+      each parameter), or `auto`: fused on CUDA where there is such a kernel, else torch's choice.
+
+    Args:
+        spec: what is wanted.
+        parameters: the trainable ones.
+        model: whose they are, but for those that methods built; groups by name need it.
 
     Raises:
         UnknownName: no optimizer of that name.
-        InputError: a setting that the optimizer does not have.
+        InputError: a setting that the optimizer does not have, or one that needs what this step
+            does not give, such as a closure.
     """
     wanted = list(parameters)
     if callable(spec):
         made: torch.optim.Optimizer = spec(wanted)
         return made
-    name, given = _split(spec, "adamw")
-    if name not in _OPTIMIZERS:
-        raise UnknownName("optimizer", name, _OPTIMIZERS)
+    name, given = split(spec, "adamw")
+    kind = _kind(name)
     values = {"lr": _usual_rate(name), "weight_decay": 0.01, **given}
-    if name in ("sgd", "adam", "adagrad", "rmsprop") and "weight_decay" not in given:
+    if name in UNDECAYED and "weight_decay" not in given:
         values["weight_decay"] = 0.0
-    groups = decay_groups(wanted, values["weight_decay"])
+    grouping = Grouping(
+        values.pop("groups", ()), values.pop("layer_decay", None), values.pop("layers", None),
+        values.pop("no_decay", ()),
+    )  # fmt: skip
+    how = _implementation(kind, str(values.pop("implementation", "auto")), wanted, name)
+    _check_rules(grouping, kind, name)
+    groups = _groups(grouping, wanted, values, model)
     try:
-        return _OPTIMIZERS[name](groups, **values)
-    except (TypeError, ValueError) as error:
+        return kind(groups, **values, **how)
+    except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
 
 
+def _check_rules(grouping: Grouping, kind: Callable[..., Any], name: str) -> None:
+    """A group may set what the optimizer has, and that alone."""
+    known = ["at", *inspect.signature(kind).parameters, *(["use_muon"] if "muon" in name else ())]
+    for rule in grouping.rules:
+        for key in rule:
+            if key not in known:
+                raise UnknownName(f"setting of a group of {name}", key, known)
+
+
+def _groups(
+    grouping: Grouping, wanted: list[nn.Parameter], values: Mapping[str, Any],
+    model: nn.Module | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    decay = float(values["weight_decay"])
+    if model is None and grouping.needs_names:
+        raise InputError(
+            "groups, layer_decay and no_decay go by names, and this optimizer is given parameters "
+            "alone: make the groups with whet.parameter_groups(model, ...)."
+        )
+    if model is None:
+        return decay_groups(wanted, decay)
+    own = {id(parameter) for parameter in model.parameters()}
+    groups = parameter_groups(
+        model, float(values["lr"]), decay, rules=grouping.rules, layers=grouping.layers,
+        layer_decay=grouping.layer_decay, no_decay=grouping.no_decay,
+        built=[parameter for parameter in wanted if id(parameter) not in own],
+    )  # fmt: skip
+    if not grouping.needs_names:  # those that a schedule or method has no word on stay two groups
+        for group in groups:
+            del group["lr"]
+    return groups
+
+
+def _kind(name: str) -> Callable[..., torch.optim.Optimizer]:
+    if name in _OPTIMIZERS:
+        return _OPTIMIZERS[name]
+    if name in UNFIT:
+        raise InputError(
+            f"optimizer {name} {UNFIT[name]}, and in a step of whet methods stand around these."
+        )
+    if name in UNSAFE:
+        raise InputError(f"optimizer {name} {UNSAFE[name]}.")
+    try:
+        import pytorch_optimizer
+    except ImportError as error:
+        raise InputError(
+            f"optimizer {name!r} is none of torch's that whet names ({', '.join(_OPTIMIZERS)}); "
+            "for those of pytorch_optimizer: pip install 'whet[optim]'."
+        ) from error
+    refused = UNFIT | UNSAFE
+    known = [one for one in pytorch_optimizer.get_supported_optimizers() if one not in refused]
+    if name not in known:
+        raise UnknownName("optimizer", name, [*_OPTIMIZERS, *known])
+    kind: Callable[..., torch.optim.Optimizer] = pytorch_optimizer.load_optimizer(name)
+    return kind
+
+
+def _implementation(
+    kind: Callable[..., Any], choice: str, parameters: Sequence[nn.Parameter], name: str
+) -> dict[str, bool]:
+    """The arguments that make the optimizer work in one way or another."""
+    if choice not in IMPLEMENTATIONS:
+        raise UnknownName("implementation of an optimizer", choice, IMPLEMENTATIONS)
+    known = inspect.signature(kind).parameters
+    if choice == "auto":
+        cuda = bool(parameters) and all(p.is_cuda for p in parameters)
+        return {"fused": True} if cuda and "fused" in known else {}
+    wanted = {"fused": {"fused": True}, "foreach": {"foreach": True},
+              "loop": dict.fromkeys(("foreach", "fused"), False)}[choice]  # fmt: skip
+    if choice != "loop" and choice not in known:
+        able = [
+            each for each, its in _OPTIMIZERS.items() if choice in inspect.signature(its).parameters
+        ]
+        raise InputError(
+            f"optimizer {name} has no {choice} implementation; {', '.join(able)} have."
+        )
+    return {key: value for key, value in wanted.items() if key in known}
+
+
 def _usual_rate(name: str) -> float:
-    return 0.1 if name == "sgd" else 1e-3
+    return 0.1 if name in ("sgd", "lars") else 1e-3
 
 
 def rate(spec: Spec) -> float | None:
@@ -80,7 +194,7 @@ def rate(spec: Spec) -> float | None:
     """
     if callable(spec):
         return None
-    name, given = _split(spec, "adamw")
+    name, given = split(spec, "adamw")
     return float(given.get("lr", _usual_rate(name)))
 
 
@@ -95,64 +209,10 @@ def with_rate(spec: Spec, lr: float) -> dict[str, Any]:
             f"the optimizer is the function {getattr(spec, '__name__', spec)}, whose learning rate "
             'only it knows. Name it, as {"name": "adamw", "lr": 0.003}.'
         )
-    name, given = _split(spec, "adamw")
+    name, given = split(spec, "adamw")
+    share = lr / (rate(spec) or lr)
+    if "groups" in given:  # the rates of groups keep their share
+        given["groups"] = [
+            {**rule, "lr": rule["lr"] * share} if "lr" in rule else rule for rule in given["groups"]
+        ]
     return {"name": name, **given, "lr": lr}
-
-
-def _cosine(progress: float, floor: float) -> float:
-    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def _linear(progress: float, floor: float) -> float:
-    return floor + (1.0 - floor) * (1.0 - progress)
-
-
-def _constant(progress: float, floor: float) -> float:
-    return 1.0
-
-
-_SHAPES = {"constant": _constant, "cosine": _cosine, "linear": _linear}
-
-
-def _factor(
-    update: int, *, shape: Callable[[float, float], float], warmup: int, updates: int,
-    floor: float, peak: float,
-) -> float:  # fmt: skip
-    if update < warmup:
-        return peak * (update + 1) / (warmup + 1)
-    return peak * shape(min(1.0, (update - warmup) / max(1, updates - warmup)), floor)
-
-
-def schedule(spec: Spec, given: torch.optim.Optimizer, updates: int) -> Any:
-    """A scheduler stepped per update, or None for a constant rate without warm-up.
-
-    Args:
-        spec: `"cosine"`, `"linear"`, `"constant"`, or `{"name": "cosine", "warmup": 0.1, "floor":
-            0.01, "peak": 1.0}` with warm-up as a fraction of the stage, floor as a share of the
-            rate, and peak the share of the optimizer's rate that it begins from; or a function of
-            (optimizer, updates).
-        given: the optimizer.
-        updates: length of the stage.
-    """
-    if spec is None:
-        return None
-    if callable(spec):
-        return spec(given, updates)
-    name, values = _split(spec, "constant")
-    if name not in _SHAPES:
-        raise UnknownName("schedule", name, _SHAPES)
-    known = {"warmup": 0.0, "floor": 0.0, "peak": 1.0}
-    warmup, floor, peak = (float(values.pop(each, usual)) for each, usual in known.items())
-    if values:
-        raise UnknownName(f"setting of schedule {name}", next(iter(values)), known)
-    if not (0.0 <= warmup < 1.0 and 0.0 <= floor <= 1.0 and 0.0 < peak <= 1.0):
-        raise InputError(
-            f"schedule {name}: warmup lies in [0, 1), floor in [0, 1] and peak in (0, 1]."
-        )
-    if name == "constant" and warmup == 0.0 and peak == 1.0:
-        return None
-    factor = partial(
-        _factor, shape=_SHAPES[name], warmup=round(warmup * updates), updates=updates, floor=floor,
-        peak=peak,
-    )  # fmt: skip
-    return LambdaLR(given, factor)

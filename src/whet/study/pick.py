@@ -188,7 +188,7 @@ def _settings(arm: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any
 
 
 def _stage(study: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    from whet import nesting
+    from whet import nesting, optim
     from whet.methods import make
 
     told, task = study["task"]["stage"], study["task"]
@@ -200,8 +200,7 @@ def _stage(study: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> di
             )
     optimizer = told["optimizer"]
     if study.get("tuning"):
-        named = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
-        optimizer = {**named, "lr": study["tuning"]["rate"]}
+        optimizer = optim.with_rate(optimizer, study["tuning"]["rate"])
     owned = any(nesting.brings_schedule(make(dict(each))) for each in methods)
     given = {
         "updates": task["updates"], "batch_size": told["batch_size"],
