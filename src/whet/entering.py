@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from whet import callback, judging, modes, optim, reducing, seeding
 from whet import device as devices
 from whet.freezing import Frozen
 from whet.loading import Epochs, Fixed, open_loader
+from whet.patience import Patience
 from whet.predict import model_state, take_weights
 from whet.stack import Stack
 
@@ -27,7 +30,7 @@ def enter(run: Run) -> None:
     length = stage.length(run.loader.batches)
     if run.overfit is not None:
         run.loader = Fixed(run.loader, run.overfit)
-    run.stack = _stack(run, length)
+    run.stack, run.patience = _stack(run, length), Patience(stage.early_stopping)
     _settle_in(run)
     run.stack.set_scheduler(optim.schedule(stage.schedule, run.stack.optimizer, length))
 
@@ -70,22 +73,34 @@ def _settle_in(run: Run) -> None:
 
 def hand_over(run: Run) -> None:
     """Leave a finished stage: what the next one starts from, and what lives on."""
-    state, kept = run.stack.state_dict(), run.recipe.kept()
-    run.carried = {key: value for key, value in state["states"].items() if key in kept}
-    heads = dict(run.stack.run.heads.items())
-    _start_from(run, run.recipe.stages[run.stage_number + 1].starts_from)
-    run.stage_number, run.offset = run.stage_number + 1, 0
-    enter(run)
-    for name, head in heads.items():
-        if name in run.stack.run.heads and name in kept:
-            run.stack.run.heads[name].load_state_dict(head.state_dict())
+    start = run.recipe.stages[run.stage_number + 1].starts_from
+    state = _judged(run) if start == "evaluation" else run.stack.state_dict()
+    if start not in ("training", "evaluation"):
+        take_weights(start, run.module)
+    _enter_next(run, state)
     callback.tell(run, "entered")
 
 
-def _start_from(run: Run, start: str) -> None:
-    if start == "evaluation":
+def _judged(run: Run) -> dict[str, Any]:
+    """Put what is judged in the model's place; with the methods' states that belong to it."""
+    with run.patience.standing_at_best(run) as elsewhere:
+        state = run.stack.state_dict()
+        state = copy.deepcopy(state) if elsewhere else state
         with run.stack.evaluating():
             weights = model_state(run.module)
-        run.module.load_state_dict(weights)
-    elif start != "training":
-        take_weights(start, run.module)
+    run.module.load_state_dict(weights)
+    return state
+
+
+def _enter_next(run: Run, state: Mapping[str, Any]) -> None:
+    kept = run.recipe.kept()
+    run.carried = {key: value for key, value in state["states"].items() if key in kept}
+    run.stage_number, run.offset = run.stage_number + 1, 0
+    enter(run)
+    for name, head in run.stack.run.heads.items():
+        if name in kept:
+            own = f"{name}."
+            head.load_state_dict({
+                key.removeprefix(own): value
+                for key, value in state["heads"].items() if key.startswith(own)
+            })  # fmt: skip

@@ -57,7 +57,8 @@ class Rider(Callback):
     # the run tells ---------------------------------------------------------------------------
     def began(self, run: Run) -> None:
         if run.stage_number == self.stage and not self.rides:
-            self.missed = run.stack.run.updates > 0  # and nobody kept what came before
+            # nobody kept what came before, or the training may stop early by its own best
+            self.missed = run.stack.run.updates > 0 or run.stage.early_stopping is not None
             if not self.missed:
                 self._enter(run)
 

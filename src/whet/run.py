@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +19,7 @@ from whet.evaluation import evaluate, score
 from whet.freezing import Frozen
 from whet.keeping import AUTO, Keeper
 from whet.loading import Epochs, open_loader
+from whet.patience import Patience
 from whet.predict import Predictor, take_weights
 from whet.sharding import share
 from whet.stack import Stack
@@ -102,6 +103,7 @@ class Run:
         self.carried: dict[str, Any] = {}
         self.loader: Epochs
         self.stack: Stack
+        self.patience: Patience
         self.frozen, self.judges, self._last = Frozen(), False, False
         if self.stage.starts_from not in ("training", "evaluation"):
             take_weights(self.stage.starts_from, self.module)
@@ -126,6 +128,7 @@ class Run:
             return self._fit(until)
 
     def _fit(self, until: int | None) -> Self:
+        judging.check_early_stopping(self)
         while until is None or self.updates < until:
             if self.stack.run.over:
                 if self.stage_number + 1 == len(self.recipe.stages):
@@ -146,7 +149,7 @@ class Run:
                 self.frozen.still()
                 happened = self._update(batches)
                 if happened:
-                    self._due(run.over)
+                    self._due()
                 if run.over or (until is not None and self.updates >= until):
                     return
 
@@ -177,9 +180,9 @@ class Run:
             callback.tell(self, "updated")
         return happened
 
-    def _due(self, ended: bool) -> None:
-        self.judge_if_due(ended)
-        if self.folder is not None and self.keeper.due(self, ended):
+    def _due(self) -> None:
+        self.judge_if_due(self.stack.run.over)
+        if self.folder is not None and self.keeper.due(self, self.stack.run.over):
             self.save()
 
     def judge_if_due(self, ended: bool) -> None:
@@ -190,17 +193,23 @@ class Run:
             row = {"update": self.updates, "stage": self.stage_number, "loss": self.stack.loss}
             self.history.append({**row, "metrics": metrics})
             callback.tell(self, "evaluated", metrics)
+            self.patience.conclude(self)
 
     # what is judged --------------------------------------------------------------------------
     def predictor(self) -> Predictor:
         """What is judged and exported; of a sharded model whole, in each process's host memory."""
         self.world.meet("run.predictor()", "Call it after fit, in every process.")
-        return self.stack.predictor()
+        with self.patience.standing_at_best(self):
+            return self.stack.predictor()
 
     def evaluate(self, part: str = "judge") -> dict[str, float]:
         """Metrics on a part of the task: `select`, `judge` or `train`."""
         self.world.meet("run.evaluate()", "Let the run do it: Run(evaluate_every=...).")
-        with self.stack.evaluating() if (live := self.world.sharded) else nullcontext():
+        live = self.world.sharded
+        with ExitStack() as within:
+            within.enter_context(self.patience.standing_at_best(self))
+            if live:
+                within.enter_context(self.stack.evaluating())
             judged = (self.stack.predictor(live), self.batches(part), self.task.metrics)
             return evaluate(*judged, self.world)
 
