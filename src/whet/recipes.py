@@ -166,7 +166,7 @@ def _cut(
         lengths: list[dict[str, Any]] = [{"updates": b - a} for a, b in pairwise(whole)]
     else:
         assert stage.epochs is not None
-        lengths = [{"epochs": stage.epochs * (b - a)} for a, b in pairwise(ends)]
+        lengths = [{"epochs": round(stage.epochs * (b - a), 9)} for a, b in pairwise(ends)]
     return [
         replace(
             stage, **length, methods=own, schedule=_part(stage.schedule, a, b),
