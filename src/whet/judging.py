@@ -78,18 +78,12 @@ def check_early_stopping(run: Run) -> None:
     """Refuse, before anything is trained, stages that wait for evaluations where there are none.
 
     Raises:
-        InputError: as for a schedule; or the best weights are to be kept of a sharded model.
+        InputError: as for a schedule.
     """
     for stage in run.recipe.stages[run.stage_number :]:
-        if (rules := stage.early_stopping) is None:
-            continue
-        judges = can_judge(run.task, _objective(run, stage))
-        _check_watched(run, "early stopping", judges, "a stage without early_stopping")
-        if rules["restore"] and run.world.sharded:
-            raise InputError(
-                "early stopping keeps a copy of the best weights, and those of a sharded model "
-                'are whole nowhere: give Stage(early_stopping={"restore": False}).'
-            )
+        if stage.early_stopping is not None:
+            judges = can_judge(run.task, _objective(run, stage))
+            _check_watched(run, "early stopping", judges, "a stage without early_stopping")
 
 
 def _check_watched(run: Run, who: str, judges: bool, instead: str) -> None:

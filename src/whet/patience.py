@@ -55,6 +55,15 @@ def settled(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return asdict(EarlyStopping(**given))
 
 
+def check_sharded(rules: Mapping[str, Any] | None) -> None:
+    """Refuse to keep the best weights of a model of which each process holds a part."""
+    if rules is not None and rules["restore"]:
+        raise InputError(
+            "early stopping keeps a copy of the best weights, and with strategy='fsdp' no process "
+            "holds them whole: give early_stopping={\"restore\": False}, or use strategy='ddp'."
+        )
+
+
 class Patience:
     """What a stage's evaluations brought so far, and a copy of where the best one was made.
 

@@ -112,7 +112,8 @@ class Recipe:
         """Refuse, before the first stage is trained, what a later one could not be trained with.
 
         Raises:
-            Clash, InputError: methods, their order, or a schedule beside its owner.
+            Clash, InputError: methods, their order, a schedule beside its owner, or a copy of the
+                best weights, where the model is `sharded`.
             NotApplicable: a method that needs whole weights, where the model is `sharded`.
         """
         for stage in self.stages:
@@ -121,6 +122,7 @@ class Recipe:
                 nesting.check_schedule(methods)
             if sharded:
                 nesting.check_sharded(methods)
+                patience.check_sharded(stage.early_stopping)
 
     def methods_of(self, stage: Stage) -> list[Method]:
         """Fresh copies of the methods that take part in a stage."""

@@ -18,6 +18,7 @@ from tests.methods.traps import trap
 from whet import entering, patience
 from whet.branching import Untold, branch
 from whet.errors import CheckpointError, InputError, UnknownName
+from whet.methods import make
 from whet.riding import Rider
 from whet.run import Run
 from whet.stage import Recipe, Stage
@@ -274,11 +275,11 @@ class TestResumed:
         assert same(alone.state_dict(), run.state_dict())
         assert alone.evaluate() == run.evaluate()
 
-    def test_riders_are_trained_by_themselves(self) -> None:
-        from whet.methods import make
-
+    @pytest.mark.parametrize("changes", [{}, {"early_stopping": None, "schedule": "plateau"}])
+    def test_riders_are_trained_by_themselves(self, changes: dict[str, Any]) -> None:
+        """The training goes by what it judges, and they judge something else."""
         rider = Rider("r", [make(EMA)])
-        made(callbacks=[rider]).fit()
+        made(stage(**changes), callbacks=[rider]).fit()
         assert rider.missed
 
 
@@ -308,6 +309,10 @@ class TestRefused:
     def test_bad_settings(self, rules: Any, words: str) -> None:
         with pytest.raises(InputError, match=words):
             make_stage(early_stopping=rules)
+
+    def test_a_copy_of_a_sharded_model(self) -> None:
+        with pytest.raises(InputError, match=r"keeps a copy.*restore.*False"):
+            made(strategy="fsdp")
 
     def test_an_unknown_setting(self) -> None:
         with pytest.raises(UnknownName, match="'patiance'; did you mean 'patience'"):
