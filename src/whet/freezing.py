@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from inspect import isfunction
 from typing import Any, Self
 
 from torch import nn
@@ -15,9 +16,9 @@ class Frozen:
     """Modules whose dropout and statistics stand still while a stage trains.
 
     Putting them into evaluation mode once is not enough: a callback or the model's own forward may
-    call `model.train()`, and then batch statistics of frozen layers move. So each module has a hook
-    that looks before its forward, and the run looks before every update, since methods go by the
-    modes before they call the model.
+    call `model.train()`, and then batch statistics of frozen layers move. So each module that may
+    go by its mode has a hook that looks before its forward, and the run looks before every update,
+    since methods go by the modes before they call the model.
 
     The hooks are there while the stage trains and no longer. A copy of the model that is made
     meanwhile has them too, and they end together.
@@ -53,7 +54,8 @@ class Frozen:
     @contextmanager
     def staying(self) -> Iterator[None]:
         """For the length of a `with`, they stay in evaluation mode."""
-        handles = [module.register_forward_pre_hook(self) for module in self.modules]
+        minding = filter(_may_mind, self.modules)
+        handles = [one.register_forward_pre_hook(self, prepend=True) for one in minding]
         self._on = True
         try:
             yield
@@ -61,3 +63,17 @@ class Frozen:
             self._on = False
             for handle in handles:
                 handle.remove()
+
+
+def _may_mind(module: nn.Module) -> bool:
+    """Whether a module may go by its mode: all but torch's own whose code does not look at it.
+
+    A hook makes a call slower by microseconds, and most modules are convolutions and containers.
+    """
+    if module._forward_pre_hooks or module._forward_hooks:  # a spectral norm's looks
+        return True
+    kinds = [kind for kind in type(module).__mro__[:-1] if kind is not nn.Module]
+    if not all(kind.__module__.startswith("torch.nn.modules.") for kind in kinds):
+        return True
+    functions = [each for kind in kinds for each in vars(kind).values() if isfunction(each)]
+    return any("training" in function.__code__.co_names for function in functions)

@@ -142,6 +142,43 @@ def test_a_method_meets_the_right_modes_before_it_calls_the_model(kind: type[Fro
     assert not any(seen)
 
 
+class Quiet(nn.Linear):
+    """A module of a user's own, of which nobody knows what it goes by."""
+
+
+@pytest.mark.parametrize(
+    ("module", "hooked"),
+    [
+        (nn.Linear(2, 2), False), (nn.Sequential(nn.ReLU()), False), (nn.Conv2d(1, 1, 1), False),
+        (nn.LayerNorm(2), False), (nn.Embedding(2, 2), False), (nn.BatchNorm2d(2), True),
+        (nn.InstanceNorm1d(2), True), (nn.Dropout(), True), (nn.Dropout2d(), True),
+        (nn.AlphaDropout(), True), (nn.RReLU(), True), (nn.LSTM(2, 2), True), (nn.GRU(2, 2), True),
+        (nn.MultiheadAttention(2, 1), True), (nn.TransformerEncoderLayer(2, 1), True),
+        (Quiet(2, 2), True), (nn.utils.spectral_norm(nn.Linear(2, 2)), True),
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)), True),
+    ],
+    ids=lambda given: str(given).split("(")[0],
+)  # fmt: skip
+def test_only_modules_that_may_go_by_their_mode_are_slowed(module: nn.Module, hooked: bool) -> None:
+    frozen = Frozen([module])
+    with frozen.staying():
+        assert any(hook is frozen for hook in module._forward_pre_hooks.values()) == hooked
+
+
+def test_a_hook_that_looks_at_the_mode_comes_later() -> None:
+    """A spectral norm's power iteration moves a vector in training mode only."""
+    module = nn.utils.spectral_norm(nn.Linear(3, 3)).eval()
+    module(torch.ones(1, 3))
+    before = module.weight_u.clone()
+    with Frozen([module]).staying():
+        module.train()
+        module(torch.ones(1, 3))
+    assert torch.equal(before, module.weight_u)
+    module.train()
+    module(torch.ones(1, 3))
+    assert not torch.equal(before, module.weight_u)
+
+
 def test_the_next_stage_thaws_and_nothing_stays_behind() -> None:
     model = net()
     first, second = (
