@@ -94,6 +94,11 @@ class Patience:
     def conclude(self, run: Run) -> None:
         """The evaluation that ends a stage is made; from here on its best is judged."""
         self.ended = run.stack.run.over
+        if self.rules is not None and self.waited >= self.rules.patience:
+            run.notes.append(
+                f"the stage stopped early, after {run.stack.run.updates} updates: the last "
+                f"{self.waited} evaluations brought nothing better."
+            )
 
     @contextmanager
     def standing_at_best(self, run: Run) -> Iterator[bool]:

@@ -80,6 +80,8 @@ class TestWhen:
             run = made(stage(updates=8, early_stopping=rules)).fit()
             assert run.updates == updates
             assert run.fit().updates == updates, "it is over"
+        told = [note for note in run.notes if "stopped early" in note]
+        assert len(told) == (rules["patience"] < 8)
         assert [row["update"] for row in run.history] == list(range(1, updates + 1))
 
     def test_less_is_better_where_the_metric_says_so(self) -> None:
