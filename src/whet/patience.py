@@ -106,7 +106,8 @@ class Patience:
 
         Gives whether that is elsewhere than where it stood.
         """
-        if not self.ended or self.kept is None or self.waited == 0:
+        judging = run.stack.run.judging  # then what is judged stands there already
+        if judging or not self.ended or self.kept is None or self.waited == 0:
             yield False
             return
         now, self.ended = _here(run), False  # what is judged within judges what stands there
@@ -137,4 +138,5 @@ def _here(run: Run) -> dict[str, Any]:
 def _put(run: Run, state: Mapping[str, Any]) -> None:
     given = copy.deepcopy(state)  # methods may keep the tensors that they are given
     modes.load_state(run.module, given["model"])
-    run.stack.load_state_dict(given["stack"])
+    with modes.training_mode(run.module, run.frozen.modules):  # methods begin anew, and look at it
+        run.stack.load_state_dict(given["stack"])

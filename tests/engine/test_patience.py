@@ -165,6 +165,12 @@ class TestWhatIsJudged:
         rows = next(run.batches("select"))
         assert torch.equal(again(rows), run.predictor()(rows))
 
+    def test_whatever_mode_the_model_was_left_in(self) -> None:
+        run = by_loss(stage("precise_bn", freeze=["embed"])).fit()
+        run.module.eval()
+        assert run.evaluate("select")["log_loss"] == min(losses(run)) < losses(run)[-1]
+        assert not any(module.training for module in run.module.modules())
+
     def test_of_what_is_said_not_to_be_restored_the_end(self) -> None:
         run = made(stage(early_stopping={**RULES, "restore": False})).fit()
         assert run.patience.kept is None
