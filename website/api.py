@@ -9,7 +9,9 @@ from types import ModuleType
 
 import whet
 
-ALSO = {  # no public names, but what a verdict means
+ALSO = {  # what a user needs beside the names of a package
+    "whet": ["whet.patience.EarlyStopping", "whet.recipes.growing_batch",
+             "whet.recipes.unfreezing", "whet.recipes.switching"],
     "whet.study": [f"whet.study.statistics{module}" for module in (
         "", ".family", ".flips", ".resampling", ".costs")]
     + ["whet.study.live.look", "whet.study.live.Watcher", "whet.study.view.View",

@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whet import recipes as recipes
     from whet.batch import Batch as Batch
     from whet.errors import WhetError as WhetError
     from whet.forward import Forward as Forward
@@ -45,16 +46,20 @@ _HOMES = {
     "robust_accuracy": "robustness",
 }  # fmt: skip
 
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+_MODULES = {"recipes"}
+
+__all__ = ["__version__", *sorted({*_HOMES, *_MODULES})]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return metadata.version("whet")
+    if name in _MODULES:
+        return importlib.import_module(f"whet.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'whet' has no attribute {name!r}")
     return getattr(importlib.import_module(f"whet.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})

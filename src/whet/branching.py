@@ -7,13 +7,14 @@ the stages and methods that have acted so far, and nothing of what lies ahead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet import checkpoint, description, spans
 from whet.callback import Callback
 from whet.errors import CheckpointError
+from whet.method import Method
 from whet.methods import registry, span
 
 if TYPE_CHECKING:
@@ -65,10 +66,19 @@ def _as_if(run: Run, state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             "branch may differ in what comes after."
         )
     methods = run.recipe.methods_of(stage)
-    active = {method.key for method in spans.current(methods, total, updates)[0]}
-    states = {key: value for key, value in state["stack"]["states"].items() if key in active}
-    stack = {**state["stack"], "methods": [method.key for method in methods], "states": states}
-    return {**state, "recipe": here, "stack": stack}
+    best = state["early_stopping"]
+    if (kept := best["kept"]) is not None:
+        best = {**best, "kept": {**kept, "stack": _of(methods, kept["stack"], total)}}
+    stack = _of(methods, state["stack"], total)
+    return {**state, "recipe": here, "stack": stack, "early_stopping": best}
+
+
+def _of(methods: Sequence[Method], stack: Mapping[str, Any], total: int) -> dict[str, Any]:
+    """A stack's state without what methods that are not these, or not active, left in it."""
+    active = spans.current(methods, total, stack["position"]["updates"])[0]
+    keys = {method.key for method in active}
+    states = {key: value for key, value in stack["states"].items() if key in keys}
+    return {**stack, "methods": [method.key for method in methods], "states": states}
 
 
 def so_far(recipe: Description, at: int, updates: int, total: int) -> Description:

@@ -61,6 +61,7 @@ def judged(run: Run, metrics: Mapping[str, float]) -> None:
     run.stack.evaluated(metrics)
     if isinstance(run.stack.run.scheduler, optim.Plateau):
         run.stack.run.scheduler.evaluated(run.stack.run.latest)
+    run.patience.evaluated(run)
 
 
 def check_plateau(run: Run) -> None:
@@ -69,25 +70,42 @@ def check_plateau(run: Run) -> None:
     Raises:
         InputError: the task has no select part that says anything, or nobody asked for evaluations.
     """
-    if not isinstance(run.stack.run.scheduler, optim.Plateau):
-        return
-    if not run.judges:
+    if isinstance(run.stack.run.scheduler, optim.Plateau):
+        _check_watched(run, "the schedule plateau", run.judges, "another schedule")
+
+
+def check_early_stopping(run: Run) -> None:
+    """Refuse, before anything is trained, stages that wait for evaluations where there are none.
+
+    Raises:
+        InputError: as for a schedule.
+    """
+    for stage in run.recipe.stages[run.stage_number :]:
+        if stage.early_stopping is not None:
+            judges = can_judge(run.task, _objective(run, stage))
+            _check_watched(run, "early stopping", judges, "a stage without early_stopping")
+
+
+def _check_watched(run: Run, who: str, judges: bool, instead: str) -> None:
+    if not judges:
         raise InputError(
-            "the schedule plateau goes by the select part, and this stage has none that tells "
-            "anything: give Task(select=...), or another schedule."
+            f"{who} goes by the select part, and this stage has none that tells anything: give "
+            f"Task(select=...), or {instead}."
         )
     if run.evaluate_every is None:
         raise InputError(
-            "the schedule plateau goes by evaluations in the course of training: give "
-            "Run(evaluate_every=N)."
+            f"{who} goes by evaluations in the course of training: give Run(evaluate_every=N)."
         )
+
+
+def _objective(run: Run, stage: Stage) -> Objective:
+    return objectives.make(run.task.objective if stage.objective is None else stage.objective)
 
 
 def resources(run: Run, stage: Stage) -> dict[str, Any]:
     """What the task gives methods, and its select part, where the stage learns its targets."""
     task = run.task
-    objective = objectives.make(task.objective if stage.objective is None else stage.objective)
-    judges = can_judge(task, objective)
+    judges = can_judge(task, _objective(run, stage))
     held = {"select": lambda: run.batches("select")} if judges else {}
     return {**held, **task.resources}
 

@@ -137,6 +137,7 @@ def find_lr(
 
     swept = replace(
         stage, updates=updates, epochs=None, schedule=grow, starts_from=_start(stage),
+        early_stopping=None,
         methods=[method for method in methods if method not in owners],
     )  # fmt: skip
     sweep = _Sweep(updates)

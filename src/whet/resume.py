@@ -20,7 +20,7 @@ REFUSE, CONTINUE = "refuse", "continue"
 NEEDED = (
     "stage", "updates", "offset", "seed", "recipe", "batches", "history", "optimizer_kind",
     "drawn", "model", "stack", "optimizer", "scheduler", "scaler", "data", "micro_batch", "overfit",
-    "callbacks",
+    "callbacks", "early_stopping",
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def state_of(run: Run) -> dict[str, Any]:
         "scaler": None if run.scaler is None else run.scaler.state_dict(),
         "data": run.loader.state_dict() if run.offset else {},
         "micro_batch": run.stack.micro.size, "overfit": run.overfit,
+        "early_stopping": run.patience.state_dict(),
         "callbacks": {each.key: each.state_dict() for each in run.callbacks if each.key},
     }  # fmt: skip
     whole: dict[str, Any] = fsdp.whole(state, run.world)
@@ -121,6 +122,7 @@ def restore(run: Run, state: Mapping[str, Any], changed: bool) -> None:
     changed = changed or check_data(run, state)
     modes.load_state(run.module, fsdp.parted(state["model"], run.module))
     run.stack.load_state_dict(state["stack"])
+    run.patience.load_state_dict(state["early_stopping"], run)
     reducing.take_state(run.stack.run, state["drawn"])
     scheduler, optimizer = run.stack.run.scheduler, run.stack.optimizer
     fresh = optim.rates_of(optimizer)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from whet import evaluation, judging, nesting, spans
+from whet import evaluation, judging, nesting, optim, spans
 from whet.callback import Callback
 from whet.errors import NotApplicable, WhetError
 from whet.method import Method
@@ -57,7 +57,8 @@ class Rider(Callback):
     # the run tells ---------------------------------------------------------------------------
     def began(self, run: Run) -> None:
         if run.stage_number == self.stage and not self.rides:
-            self.missed = run.stack.run.updates > 0  # and nobody kept what came before
+            # nobody kept what came before, or the training goes by what it judges itself
+            self.missed = run.stack.run.updates > 0 or _goes_by_metrics(run)
             if not self.missed:
                 self._enter(run)
 
@@ -172,3 +173,8 @@ class Rider(Callback):
             yield
         finally:
             training.evaluating = kept
+
+
+def _goes_by_metrics(run: Run) -> bool:
+    waits = isinstance(run.stack.run.scheduler, optim.Plateau)
+    return waits or run.stage.early_stopping is not None

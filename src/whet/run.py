@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from whet import callback, diagnosis, fsdp, judging, logs, modes, optim, resume, seeding, settings
+from whet import callback, diagnosis, entering, fsdp, judging, logs, resume, settings
 from whet import device as devices
 from whet import reducing as processes
 from whet.batch import Batch
 from whet.callback import CallbackLike
 from whet.evaluation import evaluate, score
+from whet.freezing import Frozen
 from whet.keeping import AUTO, Keeper
-from whet.loading import Epochs, Fixed, open_loader
-from whet.predict import Predictor, model_state, take_weights
+from whet.loading import Epochs, open_loader
+from whet.patience import Patience
+from whet.predict import Predictor, take_weights
 from whet.sharding import share
 from whet.stack import Stack
 from whet.stage import Recipe, Stage
@@ -95,14 +97,17 @@ class Run:
         self.fabric = devices.open_fabric(self.device, precision, self.scaler)
         self.notes: list[str] = []
         self.module, self.outline = processes.placed(self)
-        self._trainable = {n: p.requires_grad for n, p in self.module.named_parameters()}
+        self.trainable = {n: p.requires_grad for n, p in self.module.named_parameters()}
         self.stage_number, self.updates, self.offset = 0, 0, 0
         self.history: list[dict[str, Any]] = []
-        self._carried: dict[str, Any] = {}
-        self._last = False
+        self.carried: dict[str, Any] = {}
+        self.loader: Epochs
+        self.stack: Stack
+        self.patience: Patience
+        self.frozen, self.judges, self._last = Frozen(), False, False
         if self.stage.starts_from not in ("training", "evaluation"):
             take_weights(self.stage.starts_from, self.module)
-        self._enter(self.stage)
+        entering.enter(self)
         if (state := self.keeper.newest(self)) is not None:
             self.load_state_dict(state)
 
@@ -111,63 +116,6 @@ class Run:
     def stage(self) -> Stage:
         """The stage that is being trained."""
         return self.recipe.stages[self.stage_number]
-
-    def _loader(self, stage: Stage, purpose: str) -> Epochs:
-        data = self.task.train if stage.data is None else stage.data
-        return open_loader(
-            data, stage.batch_size, seeding.key(self.seed, self.stage_number), purpose,
-            drop_last=stage.drop_last, workers=stage.workers, collate=self.task.collate,
-            prefetch=stage.prefetch, pin=stage.pin_memory and self.device.type == "cuda",
-        )  # fmt: skip
-
-    def _enter(self, stage: Stage) -> None:
-        for name, parameter in self.module.named_parameters():
-            parameter.requires_grad_(self._trainable[name])
-        frozen = modes.freeze(self.module, stage.freeze)
-        modes.train_mode(self.module, frozen)
-        self.loader = self._loader(stage, "train")
-        length = stage.length(self.loader.batches)
-        if self.overfit is not None:
-            self.loader = Fixed(self.loader, self.overfit)
-        self.stack = Stack(
-            self.module, self.task.objective if stage.objective is None else stage.objective,
-            self.recipe.methods_of(stage), scaler=self.scaler, updates=length,
-            resources=judging.resources(self, stage), seed=self.seed, stage=self.stage_number,
-            backward=None if self.fabric is None else self.fabric.backward,
-            optimizer=lambda params: optim.optimizer(stage.optimizer, params, self.module),
-            loader=lambda purpose: self.loader if self.overfit else self._loader(stage, purpose),
-            micro_batch=stage.micro_batch, world=self.world,
-        )  # fmt: skip
-        run = self.stack.run
-        devices.wrap(run, self.fabric)
-        run.outline = self.outline
-        run.heads.to(self.device)
-        processes.begin(run, stage.micro_batch)
-        self.stack.micro.notes = self.notes
-        self.judges = judging.can_judge(self.task, self.stack.objective)
-        run.score = self._score if self.judges else None
-        self.stack.carry(self._carried)
-        self.stack.set_scheduler(optim.schedule(stage.schedule, self.stack.optimizer, length))
-
-    def _hand_over(self) -> None:
-        """Leave a finished stage: what the next one starts from, and what lives on."""
-        state = self.stack.state_dict()
-        kept = self.recipe.kept()
-        self._carried = {key: value for key, value in state["states"].items() if key in kept}
-        heads = dict(self.stack.run.heads.items())
-        start = self.recipe.stages[self.stage_number + 1].starts_from
-        if start == "evaluation":
-            with self.stack.evaluating():
-                weights = model_state(self.module)
-            self.module.load_state_dict(weights)
-        elif start != "training":
-            take_weights(start, self.module)
-        self.stage_number, self.offset = self.stage_number + 1, 0
-        self._enter(self.stage)
-        for name, head in heads.items():
-            if name in self.stack.run.heads and name in kept:
-                self.stack.run.heads[name].load_state_dict(head.state_dict())
-        callback.tell(self, "entered")
 
     # the loop --------------------------------------------------------------------------------
     def fit(self, until: int | None = None) -> Self:
@@ -180,11 +128,12 @@ class Run:
             return self._fit(until)
 
     def _fit(self, until: int | None) -> Self:
+        judging.check_early_stopping(self)
         while until is None or self.updates < until:
             if self.stack.run.over:
                 if self.stage_number + 1 == len(self.recipe.stages):
                     break
-                self._hand_over()
+                entering.hand_over(self)
                 continue
             self._train_stage(until)
         self.stack.settle()
@@ -195,12 +144,14 @@ class Run:
     def _train_stage(self, until: int | None) -> None:
         run = self.stack.run
         judging.check_plateau(self)
-        for batches in self.keeper.heeding(self, self._windows()):
-            happened = self._update(batches)
-            if happened:
-                self._due(run.over)
-            if run.over or (until is not None and self.updates >= until):
-                return
+        with self.frozen.staying():
+            for batches in self.keeper.heeding(self, self._windows()):
+                self.frozen.still()
+                happened = self._update(batches)
+                if happened:
+                    self._due()
+                if run.over or (until is not None and self.updates >= until):
+                    return
 
     def _windows(self) -> Iterator[list[Batch]]:
         run, size = self.stack.run, self.stage.accumulate
@@ -229,9 +180,9 @@ class Run:
             callback.tell(self, "updated")
         return happened
 
-    def _due(self, ended: bool) -> None:
-        self.judge_if_due(ended)
-        if self.folder is not None and self.keeper.due(self, ended):
+    def _due(self) -> None:
+        self.judge_if_due(self.stack.run.over)
+        if self.folder is not None and self.keeper.due(self, self.stack.run.over):
             self.save()
 
     def judge_if_due(self, ended: bool) -> None:
@@ -242,17 +193,23 @@ class Run:
             row = {"update": self.updates, "stage": self.stage_number, "loss": self.stack.loss}
             self.history.append({**row, "metrics": metrics})
             callback.tell(self, "evaluated", metrics)
+            self.patience.conclude(self)
 
     # what is judged --------------------------------------------------------------------------
     def predictor(self) -> Predictor:
         """What is judged and exported; of a sharded model whole, in each process's host memory."""
         self.world.meet("run.predictor()", "Call it after fit, in every process.")
-        return self.stack.predictor()
+        with self.patience.standing_at_best(self):
+            return self.stack.predictor()
 
     def evaluate(self, part: str = "judge") -> dict[str, float]:
         """Metrics on a part of the task: `select`, `judge` or `train`."""
         self.world.meet("run.evaluate()", "Let the run do it: Run(evaluate_every=...).")
-        with self.stack.evaluating() if (live := self.world.sharded) else nullcontext():
+        live = self.world.sharded
+        with ExitStack() as within:
+            within.enter_context(self.patience.standing_at_best(self))
+            if live:
+                within.enter_context(self.stack.evaluating())
             judged = (self.stack.predictor(live), self.batches(part), self.task.metrics)
             return evaluate(*judged, self.world)
 
@@ -264,7 +221,7 @@ class Run:
         )  # fmt: skip
         return share(loader, self.world).epoch(0)
 
-    def _score(self, predictor: Predictor) -> float:
+    def score(self, predictor: Predictor) -> float:
         """The deciding metric on the select part; more is better."""
         return score(predictor, self.batches("select"), self.task.metrics, self.world)
 
@@ -286,9 +243,9 @@ class Run:
             CheckpointError: it belongs to another seed, recipe or set of methods.
         """
         changed = resume.check(self, state)
-        self._carried = {}
+        self.carried = {}
         self.stage_number, self.offset = state["stage"], resume.offset(self, state)
-        self._enter(self.stage)
+        entering.enter(self)
         resume.restore(self, state, changed)
 
     def save(self) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whet import methods as catalogue
-from whet import microbatches, nesting, settings
+from whet import microbatches, nesting, patience, settings
 from whet.errors import InputError
 from whet.method import Method
 from whet.microbatches import MicroBatch
@@ -39,6 +39,9 @@ class Stage:
         workers: processes that fetch samples of a map-style Dataset.
         prefetch: batches that each worker keeps ready.
         pin_memory: on CUDA, workers' batches go by way of page-locked memory.
+        early_stopping: `{"patience": 5, "least": 0.0, "restore": True}` ends the stage when so many
+            evaluations of the select part in a row brought nothing better, and has the best one's
+            weights judged; see `whet.patience.EarlyStopping`. The schedule is of the whole length.
     """
 
     updates: int | None = None
@@ -57,6 +60,7 @@ class Stage:
     prefetch: int = 2
     pin_memory: bool = True
     micro_batch: MicroBatch = None
+    early_stopping: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if (self.updates is None) == (self.epochs is None):
@@ -68,6 +72,7 @@ class Stage:
             batch_size=self.batch_size, accumulate=self.accumulate, prefetch=self.prefetch
         )
         microbatches.check(self.micro_batch)
+        object.__setattr__(self, "early_stopping", patience.settled(self.early_stopping))
         _listed(methods=self.methods, freeze=self.freeze)
 
     def length(self, batches: int | None) -> int:
@@ -107,7 +112,8 @@ class Recipe:
         """Refuse, before the first stage is trained, what a later one could not be trained with.
 
         Raises:
-            Clash, InputError: methods, their order, or a schedule beside its owner.
+            Clash, InputError: methods, their order, a schedule beside its owner, or a copy of the
+                best weights, where the model is `sharded`.
             NotApplicable: a method that needs whole weights, where the model is `sharded`.
         """
         for stage in self.stages:
@@ -116,6 +122,7 @@ class Recipe:
                 nesting.check_schedule(methods)
             if sharded:
                 nesting.check_sharded(methods)
+                patience.check_sharded(stage.early_stopping)
 
     def methods_of(self, stage: Stage) -> list[Method]:
         """Fresh copies of the methods that take part in a stage."""

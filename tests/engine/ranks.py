@@ -48,6 +48,12 @@ def told(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def patient() -> dict[str, Any]:
+    """A stage that stops early, and is judged where it was best."""
+    changes = {"evaluate_every": 1, "updates": 20, "optimizer": {"name": "sgd", "lr": 2.0}}
+    return trained([EMA(0.5)], **changes, early_stopping={"patience": 3})
+
+
 def declared() -> dict[str, Method]:
     """The methods that several processes train as one does."""
     found = {name: case(name).in_processes for name in names()}
@@ -188,6 +194,7 @@ def everything(folder: Path, rank: int) -> dict[str, Any]:
         "smoothed ema": trained([EMA(0.9), LabelSmoothing(0.1), SAM(0.1, across="global")]),
         "moco": moco(), "population": population(), "samples": samples(), "loader": loader(),
         "coupled": trained([], coupled=True, batch_size=15), "unequal": unequal(rank),
+        "patient": patient(),
         "reductions": {
             "none": reductions(None), "sam": reductions(SAM(0.1)),
             "sam global": reductions(SAM(0.1, across="global")),

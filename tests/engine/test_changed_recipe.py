@@ -51,6 +51,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "objective": ({"objective": "multi-label"}, "objective None -> 'multi-label'"),
     "drop_last": ({"drop_last": True}, "drop_last False -> True"),
     "start": ({"starts_from": "evaluation"}, "starts_from 'training' -> 'evaluation'"),
+    "early stopping": (
+        {"early_stopping": {"patience": 3}},
+        "early_stopping None -> .*'patience': 3",
+    ),
     "setting": ({"methods": [{"name": "ema", "decay": 0.5}]}, r"methods\.ema\.decay"),
     "span": ({"methods": [make("ema").during(0.5, 1)]}, r"methods\.ema\.during"),
 }

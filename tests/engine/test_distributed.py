@@ -147,6 +147,11 @@ class TestEquality:
         methods = [EMA(0.9), LabelSmoothing(0.1), SAM(0.1, across="global")]
         assert same_as(ranks.trained(methods), two[1]["smoothed ema"])
 
+    def test_early_stopping(self, two: Found) -> None:
+        one = ranks.patient()
+        assert 3 < len(one["history"]) < 20
+        assert all(same_as(one, found["patient"]) for found in two)
+
     def test_one_queue_of_keys(self, two: Found) -> None:
         one = ranks.moco()
         assert close(one["weights"], two[0]["moco"]["weights"])

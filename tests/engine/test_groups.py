@@ -167,7 +167,7 @@ class TestRules:
         ("rules", "told"),
         [([{"at": "head"}], "in no group. Add a rule for them, or one without `at`"),
          ([{"at": "head"}, {"at": "*.bias"}, {}], "head.bias matches 'head' and '\\*.bias'"),
-         ([{"at": "hed"}, {}], "no trainable parameter matches 'hed'; there are: "),
+         ([{"at": "hed"}, {}], "no parameter matches 'hed'; there are: "),
          ([{}, {"lr": 1}], "two rules have no `at`"),
          ([{"lr": -1}], "lr is -1; it must be a number of 0 or more"),
          ([{"lr": "1e-3"}], "lr is '1e-3'")],

@@ -38,8 +38,8 @@ from whet.stack import Stack
 BATCHES = Batch.of(data()).split(6)
 HEAD = CosFace(0.35, scale=8.0)
 COMPARE: list[Method] = [
-    AdversarialConsistency(at="floats", epsilon=0.3), FixMatch(threshold=0.0), RDrop(),
-    SelfDistillation(), VAT(at="floats"), methods.make("distillation"),
+    AdversarialConsistency(at="floats", epsilon=0.3).during(0, 1), FixMatch(threshold=0.0), RDrop(),
+    SelfDistillation(), VAT(at="floats").during(0, 1), methods.make("distillation"),
 ]  # fmt: skip
 
 
@@ -100,7 +100,9 @@ class InItsForward(CosFace):
 
 @trap(right=CosFace, wrong=InItsForward)
 def test_an_attack_climbs_the_cosines(kind: Any) -> None:
-    stack = make_stack([PGDInputs(at="floats", steps=1, init=0.0), kind(scale=8.0)], coupled=False)
+    stack = make_stack(
+        [PGDInputs(at="floats", steps=1, init=0.0).during(0, 1), kind(scale=8.0)], coupled=False
+    )
     found: list[Tensor] = []
     stack.run.module.hidden.register_forward_pre_hook(lambda m, a: found.append(a[0][:, 6:]))
     model = make_model(coupled=False)
@@ -251,7 +253,10 @@ class Within(FreeAT):
 def test_class_weights_are_divided_by_those_of_the_window_that_is_learned(kind: Any) -> None:
     labels = torch.tensor([0, 0, 0, 0, 0, 1])
     windows = [BATCHES[0].replace(targets=labels), BATCHES[1].replace(targets=2 - labels)]
-    given = [kind(epsilon=0.0, replays=2, at="floats"), ClassWeights(weights=(1.0, 2.0, 9.0))]
+    given = [
+        kind(epsilon=0.0, replays=2, at="floats").during(0, 1),
+        ClassWeights(weights=(1.0, 2.0, 9.0)),
+    ]
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0), "coupled": False}
     stack, found = make_stack(given, **still), []
     for window in windows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ class TestCurve:
         curve = find_lr(Task(linear(), rows(40)), PLAIN, low=1e-4, high=1e-2, updates=21)
         assert curve.rates == pytest.approx(np.geomspace(1e-4, 1e-2, 21))
         assert len(curve.losses) == 21
+
+    def test_a_stage_that_would_stop_early_or_is_one_of_several(self) -> None:
+        part = {"name": "cosine", "part": [0.5, 1.0]}
+        stage = replace(PLAIN, early_stopping={"patience": 1}, schedule=part)
+        task = Task(linear(), rows(40))
+        found, expected = (find_lr(task, one, updates=21).losses for one in (stage, PLAIN))
+        assert found == expected
 
     def test_it_is_the_training_that_is_swept(self) -> None:
         """By hand: the same order, one update a rate, each loss from before its update."""

@@ -22,7 +22,7 @@ from tests.contract.fixture import (
 )  # fmt: skip
 from tests.contract.test_singles import same
 from tests.engine.tiny import linear, rows, sgd, tiny
-from whet import callback, checkpoint, seeding
+from whet import callback, checkpoint, entering, seeding
 from whet.batch import Batch
 from whet.errors import CheckpointError, Clash, InputError
 from whet.method import Layer, Method, Resource, method
@@ -274,7 +274,7 @@ class TestStages:
     def starts_of(self, recipe: Recipe) -> dict[str, dict[str, Tensor]]:
         run = run_of(small(), recipe).fit(until=recipe.stages[0].updates)
         found = {"end of 0": weights(run.module), "judged at 0": run.predictor().members()[0]}
-        run._hand_over()
+        entering.hand_over(run)
         return found | {"start of 1": weights(run.module)}
 
     @pytest.mark.parametrize("at", [0, 1])
@@ -286,7 +286,7 @@ class TestStages:
         stages[at] = Stage(updates=1, starts_from=str(path))
         run = run_of(small(model=linear(9)), Recipe(stages)).fit(until=at)
         if at == 1:
-            run._hand_over()
+            entering.hand_over(run)
         assert equal(weights(trained.module), weights(run.module))
 
     def test_an_artifact_of_another_model(self, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,34 @@ class TestSchedules:
         rest = [2 * (1 - at / 7) for at in range(7)]
         assert found == pytest.approx(warm + rest)
         assert rates({"name": "constant", "warmup": 0.5}, 4) == pytest.approx([2 / 3, 4 / 3, 2, 2])
+
+    @pytest.mark.parametrize("spec", [
+        {"name": "cosine", "warmup": 0.1, "floor": 0.05}, {"name": "constant", "warmup": 0.4},
+        "linear", {"name": "cyclic", "cycles": 3}, {"name": "stable", "warmup": 0.2},
+        {"name": "steps", "at": [0.3, 0.7]}, {"name": "polynomial", "peak": 0.5},
+    ], ids=str)  # fmt: skip
+    @pytest.mark.parametrize("cuts", [[0, 3, 7, 20], [0, 1, 20], [0, 7, 13, 19, 20]], ids=str)
+    def test_parts_are_together_the_whole_to_the_bit(self, spec: Any, cuts: list[int]) -> None:
+        named = spec if isinstance(spec, dict) else {"name": spec}
+        found: list[float] = []
+        for a, b in pairwise(cuts):
+            found += rates({**named, "part": [a / 20, b / 20]}, b - a)
+        assert found == rates(named, 20)
+
+    def test_a_part_in_updates_of_another_size(self) -> None:
+        """Half of the epochs at batches twice as large: the shape goes by the share."""
+        found = rates({"name": "linear", "part": [0.5, 1.0]}, 5)
+        assert found == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+    @pytest.mark.parametrize("part", [[0.5, 0.5], [-0.1, 1], [0, 1.1], [1], "ab", 3])
+    def test_a_bad_part(self, part: Any) -> None:
+        with pytest.raises(InputError, match="schedule cosine: part is"):
+            rates({"name": "cosine", "part": part}, 4)
+
+    @pytest.mark.parametrize("name", ["plateau", "one_cycle", "StepLR"])
+    def test_what_has_no_parts(self, name: str) -> None:
+        with pytest.raises(InputError, match=f"schedule {name} has no parts; those of constant"):
+            rates({"name": name, "part": [0, 0.5]}, 4)
 
     def test_polynomial(self) -> None:
         """torch's PolynomialLR is the oracle, but for the floor."""

@@ -312,7 +312,7 @@ class TestUpdate:
         made.gradients(made.window([rows(2), rows(2), rows(2)]))
         made.after_update(False)
         assert made.run.state_dict() == {
-            "window": 3, "updates": 2, "micros": 6, "epoch": 0, "drawn": {},
+            "window": 3, "updates": 2, "micros": 6, "epoch": 0, "stopped": False, "drawn": {},
         }  # fmt: skip
 
     def test_a_scheduler_steps_with_real_updates_only(self) -> None:

@@ -11,7 +11,7 @@ from tests.fit import tiny
 from tests.fit.tiny import asked
 from whet.errors import InputError, NotApplicable, WhetError
 from whet.fit import recipes
-from whet.fit.conduct import fit
+from whet.fit.conduct import EVALUATIONS, fit
 from whet.run import Run
 from whet.stage import Recipe, Stage
 
@@ -46,6 +46,20 @@ def test_stages_for_a_task(place: Path) -> None:
     run = Run(tiny.made(place), Recipe(stages, ["ema"]), device="cpu", log=None).fit()
     run.predictor().save(place / "by_hand" / "model.safetensors")
     assert tiny.same(tiny.weights(place / "model"), tiny.weights(place / "by_hand"))
+
+
+def test_a_stage_that_stops_early(place: Path) -> None:
+    """At a rate of 0 nothing gets better after the first evaluation; the model is written then."""
+    text = (
+        "import whet\nrecipe = whet.Stage(updates=60, optimizer={'name': 'sgd', 'lr': 0.0},\n"
+        "                    batch_size=8, early_stopping={'patience': 3})\n"
+    )
+    path = tiny.write(place, text, "r.py")
+    told = fit(asked(place, methods=None, recipe=path)).about
+    assert told["updates"] == 4 * (60 // EVALUATIONS)
+    assert told["metrics"]["select"]
+    again = fit(asked(place, methods=None, recipe=path)).about
+    assert again["updates"] == told["updates"]
 
 
 def test_what_a_recipe_draws_is_seeded(place: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,13 +14,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tests.contract.case import Case, Cost
 from tests.contract.fixture import close, data, equal, make_model, make_run, make_stack, weights
+from tests.engine.tiny import rows
 from tests.methods.record_libraries import numbers, recorded
 from tests.methods.traps import trap
-from whet import seeding
+from whet import methods, seeding
 from whet.batch import Batch
 from whet.errors import InputError
 from whet.methods.ema import EMA, decay_at
 from whet.objectives.objective import call
+from whet.stack import Stack
 
 CASE = Case(
     EMA(decay=0.9),
@@ -389,6 +391,66 @@ def test_the_update_is_a_few_kernels_for_all_parameters(kind: type[EMA]) -> None
         return len(calls)
 
     assert kernels(20) == kernels(2)
+
+
+# half-life -----------------------------------------------------------------------------------
+
+
+def left_after(ema: EMA, sizes: list[int], accumulate: int = 1) -> float:
+    """The share of the first weights that is left in the average after updates of these sizes."""
+    model = nn.Linear(5, 3)
+    stack = Stack(
+        model, "categorical", [ema], optimizer=torch.optim.SGD(model.parameters(), lr=0.0)
+    )
+    nn.init.ones_(model.weight)
+    stack.open()
+    nn.init.zeros_(model.weight)
+    for size in sizes:
+        micros = [rows(size // accumulate, seed) for seed in range(accumulate)]
+        stack.step(micros)
+    with stack.evaluating():
+        return model.weight[0, 0].item()
+
+
+def in_rows() -> EMA:
+    return EMA(half_life=20, warmup="none")
+
+
+def in_updates() -> EMA:
+    """The decay whose half-life is 20 rows at a batch of 5."""
+    return EMA(decay=2 ** (-5 / 20), warmup="none")
+
+
+@trap(right=in_rows, wrong=in_updates)
+def test_growing_batches_keep_the_horizon(make: Callable[[], EMA]) -> None:
+    """A constant decay's half-life in rows grows with the batch."""
+    for sizes in ([5] * 4, [10] * 2, [20], [5, 5, 10]):
+        assert left_after(make(), sizes) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_half_life_counts_the_rows_of_the_whole_window() -> None:
+    assert left_after(in_rows(), [10, 10], accumulate=2) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_half_life_warms_up_and_is_debiased_as_a_decay_is() -> None:
+    for warmup in ("ratio", "power", "debias"):
+        found = left_after(EMA(half_life=20, warmup=warmup), [5, 5])
+        assert found == left_after(EMA(decay=2 ** (-5 / 20), warmup=warmup), [5, 5])
+
+
+def test_a_half_life_alone_needs_the_rows() -> None:
+    model, ema = nn.Linear(1, 1), EMA(half_life=8, warmup="none")
+    ema.begin(model)
+    with pytest.raises(InputError, match=r"half_life counts rows.*Call update\(model, rows\)"):
+        ema.update(model)
+
+
+@pytest.mark.parametrize("given", [{"decay": 0.9}, {"decay": (0.9, 0.99)}])
+def test_a_decay_and_a_half_life_are_one_too_many(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="both say how fast the average forgets"):
+        EMA(half_life=100, **given)
+    with pytest.raises(InputError, match="half_life is 0"):
+        methods.make({"name": "ema", "half_life": 0})
 
 
 # several decays ------------------------------------------------------------------------------

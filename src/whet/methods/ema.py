@@ -18,6 +18,8 @@ from whet.predict import Predictor
 from whet.settings import choice, number
 from whet.training import Training
 
+DECAY = 0.999
+
 
 def decay_at(update: int, decay: float, warmup: str) -> float:
     """The decay of update number `update` (from 1).
@@ -44,6 +46,9 @@ class EMA(Method):
     Args:
         decay: d in [0, 1); or several, of which the one that is best on the select part is
             judged (the first, where there is no select part).
+        half_life: N above 0, in rows, in place of `decay`: an update over n rows decays by
+            $d = 2^{-n/N}$, so that after N rows half of the old average is left, however large the
+            batches are or grow. A decay that stays forgets fewer updates and so ever more rows.
         warmup: `none`, `ratio` min(d, (1+t)/(10+t)), `power` min(d, 1-(1+t)^(-2/3)), or
             `debias`: the average starts at zero and is divided by 1-d^t.
         buffers: `copy` or `average` the float buffers (batch statistics).
@@ -53,7 +58,8 @@ class EMA(Method):
     device each update waits for the weights to get there.
 
     Raises:
-        InputError: torch knows no such device; used alone, `average` or `load_state_dict` before
+        InputError: decay and half-life are both given, a host does not say how many rows an update
+            has, or torch knows no such device; used alone, `average` or `load_state_dict` before
             `begin` or `update`.
         NotApplicable: the weights are sharded (FSDP) otherwise than by `Run(strategy="fsdp")`.
 
@@ -67,7 +73,8 @@ class EMA(Method):
     ...     predicted = model(torch.ones(1, 2))
     """
 
-    decay: float | tuple[float, ...] = number(0.999, 0.0, 1.0, open_high=True, several=True)
+    decay: float | tuple[float, ...] = number(DECAY, 0.0, 1.0, open_high=True, several=True)
+    half_life: float | None = number(None, 0.0, open_low=True, open_high=True)
     warmup: str = choice("ratio", "none", "ratio", "power", "debias")
     buffers: str = choice("copy", "copy", "average")
     device: str | None = None
@@ -95,6 +102,11 @@ class EMA(Method):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        if self.half_life is not None and self.decay != DECAY:
+            raise InputError(
+                f"ema: decay={self.decay} and half_life={self.half_life} both say how fast the "
+                "average forgets; give one of them."
+            )
         self._updates = self._chosen = 0
         self._products: list[float] = []
         self._model: nn.Module | None = None
@@ -147,9 +159,10 @@ class EMA(Method):
         return wide if device is None else [tensor.to(device) for tensor in wide]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: nn.Module, rows: int = 0) -> None:
         """Take the model's weights into the average; call it after the optimizer's step.
 
+        A half-life needs the update's rows, over all its micro-batches and processes.
         Without a `begin` before training, the first call begins from the weights it is given.
         """
         if not self._shadows:
@@ -158,9 +171,20 @@ class EMA(Method):
         self._updates += 1
         sources = self._seen()
         for at, (decay, shadow) in enumerate(zip(self.decays, self._shadows, strict=True)):
-            d = decay_at(self._updates, decay, self.warmup)
+            d = decay_at(self._updates, self._over(rows, decay), self.warmup)
             self._products[at] *= d
             torch._foreach_lerp_(shadow, sources, 1.0 - d)
+
+    def _over(self, rows: int, decay: float) -> float:
+        """The decay of an update over so many rows."""
+        if self.half_life is None:
+            return decay
+        if rows < 1:
+            raise InputError(
+                f"{self.key}: half_life counts rows, and nobody says how many this update has. "
+                "Call update(model, rows), or give decay where the host does not tell."
+            )
+        return float(2.0 ** (-rows / self.half_life))
 
     @contextmanager
     def average(self, model: nn.Module) -> Iterator[None]:
@@ -192,7 +216,7 @@ class EMA(Method):
         self.begin(run.module)
 
     def after_update(self, run: Training) -> None:
-        self.update(run.module)
+        self.update(run.module, 0 if run.current is None else run.current.rows)
 
     def evaluating(self, run: Training) -> AbstractContextManager[None]:
         return self.average(run.module)

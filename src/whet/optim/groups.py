@@ -83,10 +83,11 @@ def parameter_groups(
     """
     grouping = Grouping(rules, layer_decay, layers, no_decay)
     heads = [(f"heads.{at}", parameter) for at, parameter in enumerate(built)]
-    named = {n: p for n, p in (*model.named_parameters(), *heads) if p.requires_grad}
-    ruled = _ruled(named, grouping.rules)
+    every = dict((*model.named_parameters(), *heads))
+    named = {name: parameter for name, parameter in every.items() if parameter.requires_grad}
+    ruled = _ruled(named, grouping.rules, [*every])
     levels, top = _levels(model, grouping)
-    spared = _spared(model, named, grouping.no_decay)
+    spared = _spared(model, named, grouping.no_decay, [*every])
     groups: dict[tuple[str, float, float], dict[str, Any]] = {}
     for name, parameter in named.items():
         rule, words = ruled[name]
@@ -101,8 +102,13 @@ def parameter_groups(
     return list(groups.values())
 
 
-def _ruled(named: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, tuple[Rule, str]]:
-    """The rule of each parameter, and what it is called."""
+def _ruled(
+    named: Mapping[str, Any], rules: Sequence[Rule], every: Sequence[str]
+) -> dict[str, tuple[Rule, str]]:
+    """The rule of each trainable parameter, and what it is called.
+
+    A rule that matches frozen ones alone has nothing to say; they may thaw in a later stage.
+    """
     if not rules:
         return dict.fromkeys(named, ({}, ""))
     found: dict[str, list[tuple[Rule, str]]] = {name: [] for name in named}
@@ -114,10 +120,8 @@ def _ruled(named: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, tuple[R
             continue
         at = [rule["at"]] if isinstance(rule["at"], str) else [*rule["at"]]
         matched = {name for one in at for name in modes.match([*named], one)}
-        if not matched:
-            raise InputError(
-                f"groups: no trainable parameter matches {rule['at']!r}; {depth._tops([*named])}"
-            )
+        if not matched and not any(modes.match(every, one) for one in at):
+            raise InputError(f"groups: no parameter matches {rule['at']!r}; {depth._tops(every)}")
         for name in matched:
             found[name].append((rule, ", ".join(at)))
     if len(rest) > 1:
@@ -151,16 +155,16 @@ def _levels(model: nn.Module, grouping: Grouping) -> tuple[dict[str, int], int]:
     return {name: at for at, layer in enumerate(found) for name in layer}, max(0, len(found) - 1)
 
 
-def _spared(model: nn.Module, named: Mapping[str, Any], no_decay: Sequence[str]) -> set[str]:
+def _spared(
+    model: nn.Module, named: Mapping[str, Any], no_decay: Sequence[str], every: Sequence[str]
+) -> set[str]:
     """The parameters that do not decay."""
     norms = {id(p) for m in model.modules() if isinstance(m, depth.NORMS) for p in m.parameters()}
     spared = {name for name, p in named.items() if p.ndim < 2 or id(p) in norms}
     for pattern in no_decay:
-        matched = modes.match([*named], pattern)
+        matched = modes.match(every, pattern)
         if not matched:
-            raise InputError(
-                f"no_decay: no trainable parameter matches {pattern!r}; {depth._tops([*named])}"
-            )
+            raise InputError(f"no_decay: no parameter matches {pattern!r}; {depth._tops(every)}")
         spared.update(matched)
     return spared
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
+from whet import settings
 from whet.errors import InputError, UnknownName
 from whet.optim.factory import Spec, split
 
@@ -103,7 +104,8 @@ def schedule(spec: Spec, given: torch.optim.Optimizer, updates: int) -> Any:
         spec: a name, or settings: `{"name": "cosine", "warmup": 0.1, "floor": 0.01, "peak": 1.0}`
             with warm-up as a fraction of the stage, floor as a share of the rate, and peak the
             share of the optimizer's rate that it begins from; or a function of (optimizer,
-            updates).
+            updates). `"part": [a, b]` is for a training in several stages: this one is the part
+            from a to b of the whole shape, warm-up included. What torch or metrics decide has none.
         given: the optimizer.
         updates: length of the stage.
 
@@ -116,6 +118,9 @@ def schedule(spec: Spec, given: torch.optim.Optimizer, updates: int) -> Any:
     if callable(spec):
         return spec(given, updates)
     name, values = split(spec, "constant")
+    part = values.pop("part", None)
+    if part is not None and (name in ("plateau", "one_cycle") or name in _torchs()):
+        raise InputError(f"schedule {name} has no parts; those of {', '.join(_SHAPES)} have.")
     if name in _torchs():
         return _of_torch(name, values, given)
     if name == "one_cycle":
@@ -128,14 +133,17 @@ def schedule(spec: Spec, given: torch.optim.Optimizer, updates: int) -> Any:
         raise InputError(
             f"schedule {name}: warmup lies in [0, 1), floor in [0, 1] and peak in (0, 1]."
         )
-    warmup = round(share * updates)
+    first, whole = _whole(name, part, updates)
+    warmup = round(share * whole)
     if name == "plateau":
         its = _checked(name, values, PLATEAU)
         return Plateau(given, warmup, floor=floor, peak=peak, **its)
     shape = partial(_SHAPES[name].shape, **_checked(name, values, _SHAPES[name]))
     if name == "constant" and warmup == 0 and peak == 1.0:
         return None
-    factor = partial(_factor, shape=shape, warmup=warmup, updates=updates, floor=floor, peak=peak)
+    factor = partial(
+        _factor, shape=shape, warmup=warmup, updates=whole, floor=floor, peak=peak, first=first
+    )
     return lr_scheduler.LambdaLR(given, factor)
 
 
@@ -223,7 +231,7 @@ PLATEAU = Named(
 def _checked(name: str, values: Mapping[str, Any], named: Named) -> dict[str, Any]:
     for each in values:
         if each not in named.usual:
-            known = [*WARMUP, *named.usual]
+            known = [*WARMUP, "part", *named.usual]
             raise UnknownName(f"setting of schedule {name}", each, known)
     found = {**named.usual, **values}
     try:
@@ -236,11 +244,24 @@ def _checked(name: str, values: Mapping[str, Any], named: Named) -> dict[str, An
 
 
 def _factor(
-    update: int, *, shape: Shape, warmup: int, updates: int, floor: float, peak: float
-) -> float:
+    update: int, *, shape: Shape, warmup: int, updates: int, floor: float, peak: float,
+    first: int = 0,
+) -> float:  # fmt: skip
+    update += first
     if update < warmup:
         return peak * (update + 1) / (warmup + 1)
     return peak * shape(min(1.0, (update - warmup) / max(1, updates - warmup)), floor)
+
+
+def _whole(name: str, part: Any, updates: int) -> tuple[int, int]:
+    """The updates before a part, and of all parts, where a part has so many."""
+    if part is None:
+        return 0, updates
+    begin, end = settings.pair(part, f"schedule {name}: part")
+    if not 0 <= begin < end <= 1:
+        raise InputError(f"schedule {name}: part is {part!r}; it lies in [0, 1] and grows.")
+    whole = updates / (end - begin)
+    return round(begin * whole), round(whole)
 
 
 def _torchs() -> list[str]:
