@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from whet import evaluation, scores
-from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
-from whet.loading import open_loader
+from whet.loading import in_order
 from whet.method import Card, Layer, Method, Placement, method
 from whet.objectives.families import Family, family
 from whet.predict import Calibrated, Predictor
@@ -100,7 +99,7 @@ class TemperatureScaling(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"select"})
     placements: ClassVar[Placement] = Placement.OBSERVER
     # whoever chooses or averages what is judged: the result is calibrated, not its parts
-    outside: ClassVar[tuple[str, ...]] = ("ema", "snapshot", "swa", "temperature")
+    outside: ClassVar[tuple[str, ...]] = ("ema", "snapshot", "swa", "temperature", "tta")
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"limit": 1.0}
     card: ClassVar[Card] = Card(
@@ -131,7 +130,7 @@ class TemperatureScaling(Method):
         plain = inner()
         if self.limit == 1.0:
             return plain
-        held = _batches(run.resource("select", self))
+        held = in_order(run.resource("select", self))
         logits, targets = evaluation.predict(plain, held, run.world, logits=True)
         z, y = torch.from_numpy(logits), torch.as_tensor(targets)
         if not z.isfinite().all():
@@ -158,10 +157,3 @@ def _of_items(kind: Family) -> Family:
 
 def _error(kind: Family, logits: Tensor, targets: Any) -> float:
     return float(scores.ece(kind.probabilities(logits).numpy(), targets))
-
-
-def _batches(given: Any) -> Iterator[Batch]:
-    """The held-out rows in their own order, of data or of a function that gives batches."""
-    if callable(given):
-        return iter(given())
-    return open_loader(given, 256, purpose="select", shuffle=False).epoch(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,24 @@ class Predictor(ABC):
         exported.write(Path(path), about if plain else {**about, "form": form}, states)
 
     @staticmethod
-    def load(path: str | Path, model: nn.Module) -> Predictor:
-        """A predictor from a file, with a model of the same architecture."""
+    def load(
+        path: str | Path, model: nn.Module | Sequence[nn.Module],
+        views: Mapping[str, Callable[[Any, torch.Generator], Any]] | None = None,
+    ) -> Predictor:  # fmt: skip
+        """A predictor from a file.
+
+        Args:
+            path: what `save` wrote.
+            model: one of the same architecture; or several, where members are of different ones.
+            views: functions that it averages over, by the names under which it was saved.
+
+        Raises:
+            CheckpointError: the file is none that whet saved, or fits another model.
+            InputError: it holds more or fewer models than are given.
+        """
         from whet.predict import files  # knows every kind of predictor, and this module none
 
-        return files.load(path, model)
+        return files.load(path, model, views)
 
 
 def as_logits(p: Tensor, kind: Family) -> Tensor:

@@ -36,6 +36,7 @@ ABOUT = About(
         "vat": {"epsilon": 0.5, "during": [0.25, 1]},
         "adversarial_consistency": {"during": [0.25, 1]},
         "free_at": {"during": [0.25, 1]},
+        "tta": {"views": ["shift"]},  # a mirrored digit is none
     },
     left_out={
         "fgm": "the model has no embedding to attack",
@@ -64,6 +65,7 @@ ABOUT = About(
         "sphereface": "one of three margin heads; ask for it by --methods sphereface",
         "temperature": "a choice of its own, of rates too; ask for it by --methods temperature",
         "temperature_scaling": "makes no other decisions; ask for it by name",
+        "tta": "five forwards in prediction; ask for it by --methods tta",
     },
 )  # fmt: skip
 
