@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from whet import evaluation, scores
+from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.loading import in_order
 from whet.method import Card, Layer, Method, Placement, method
@@ -17,6 +18,7 @@ from whet.objectives.families import Family, family
 from whet.predict import Calibrated, Predictor
 from whet.settings import number
 from whet.training import Training
+from whet.world import World
 
 
 def fit_temperature(
@@ -52,6 +54,29 @@ def fit_temperature(
     with torch.enable_grad():
         search.step(loss)
     return math.exp(min(max(log.item(), -most), most))
+
+
+def calibrated(
+    plain: Predictor, held: Iterable[Batch], limit: float = 100.0, world: World | None = None
+) -> tuple[Calibrated, dict[str, float]]:
+    """A predictor at its best temperature; that, and its calibration error before and after.
+
+    Raises:
+        InputError: there is no row with a target, or logits are not finite.
+    """
+    logits, targets = evaluation.predict(plain, held, world, logits=True)
+    z, y = torch.from_numpy(logits), torch.as_tensor(targets)
+    if not z.isfinite().all():
+        raise InputError(
+            "the model's logits of the select part are not finite, so that no temperature fits "
+            "them. See why training diverged."
+        )
+    found = Calibrated(plain, fit_temperature(z, y, _of_items(plain.family), limit))
+    return found, {
+        "temperature": found.temperature,
+        "ece_before": _error(plain.family, z, targets),
+        "ece_after": _error(plain.family, z / found.temperature, targets),
+    }
 
 
 @method
@@ -131,20 +156,11 @@ class TemperatureScaling(Method):
         if self.limit == 1.0:
             return plain
         held = in_order(run.resource("select", self))
-        logits, targets = evaluation.predict(plain, held, run.world, logits=True)
-        z, y = torch.from_numpy(logits), torch.as_tensor(targets)
-        if not z.isfinite().all():
-            raise InputError(
-                f"{self.key}: the model's logits of the select part are not finite, so that no "
-                "temperature fits them. See why training diverged."
-            )
-        calibrated = Calibrated(plain, fit_temperature(z, y, _of_items(plain.family), self.limit))
-        self._found = {
-            "temperature": calibrated.temperature,
-            "ece_before": _error(plain.family, z, targets),
-            "ece_after": _error(plain.family, z / calibrated.temperature, targets),
-        }
-        return calibrated
+        try:
+            found, self._found = calibrated(plain, held, self.limit, run.world)
+        except InputError as error:
+            raise InputError(f"{self.key}: {error}") from None
+        return found
 
     def readings(self) -> Mapping[str, float]:
         return self._found

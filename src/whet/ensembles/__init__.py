@@ -1,0 +1,11 @@
+"""Several predictions as one: views of the rows, several models, mixed weights.
+
+Each function makes a predictor of predictors. They nest in any order, are saved to one file by
+`save`, and read again by `whet.Predictor.load`. What is fitted or chosen here (weights,
+temperatures, what goes into a soup) is fitted to rows that are given: the select part, never the
+one that judges.
+"""
+
+from whet.ensembles.averaging import calibrate, fit_weights, mean, tta
+
+__all__ = ["calibrate", "fit_weights", "mean", "tta"]
