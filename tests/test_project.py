@@ -54,6 +54,7 @@ def test_extras() -> None:
         "graph",
         "ray",
         "slurm",
+        "onnx",
         "optim",
         "hosts",
         "track",

@@ -8,9 +8,10 @@ one that judges.
 
 from whet.ensembles.averaging import calibrate, fit_weights, mean, tta
 from whet.ensembles.diversity import Diversity, diversity
+from whet.ensembles.onnx_file import export_onnx
 from whet.ensembles.soups import Soup, greedy_soup, uniform_soup
 
 __all__ = [
-    "Diversity", "Soup", "calibrate", "diversity", "fit_weights", "greedy_soup", "mean", "tta",
-    "uniform_soup",
+    "Diversity", "Soup", "calibrate", "diversity", "export_onnx", "fit_weights", "greedy_soup",
+    "mean", "tta", "uniform_soup",
 ]  # fmt: skip
