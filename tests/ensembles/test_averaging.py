@@ -266,3 +266,9 @@ def test_a_users_own_view() -> None:
     assert own.form()["views"] == ["mirrored"]
     with pytest.raises(InputError, match=r"has no name of its own\. Define it by def"):
         ensembles.tta(one, [lambda x, g: x])
+
+    def flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
+        return inputs
+
+    with pytest.raises(InputError, match="whet has a view 'flip': give the function another name"):
+        ensembles.tta(one, [flip])

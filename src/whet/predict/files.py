@@ -74,13 +74,14 @@ def _viewed(form: Any, inner: Predictor, views: Mapping[str, Function]) -> Predi
         raise ValueError("its views are no list of names")
     if not isinstance(at, str) or not isinstance(batched, bool):
         raise ValueError("it does not say how its views are made")
-    for name in names:
-        if name not in views and name.partition("=")[0] not in fixed.FIXED:
+    own = [name for name in names if name.partition("=")[0] not in fixed.FIXED]
+    for name in own:
+        if name not in views:
             raise ValueError(
                 f"it averages over the view {name!r}, which is none of whet's. If that is a "
                 f"function of yours, give Predictor.load(..., views={{{name!r}: ...}})"
             )
-    functions = {name: views[name] for name in names if name in views}
+    functions = {name: views[name] for name in own}
     return Viewed(inner, Views(names, functions, at), batched=batched)
 
 
@@ -90,7 +91,8 @@ def take_weights(path: str | Path, model: nn.Module) -> None:
     Raises:
         CheckpointError, InputError: it fits another model, or holds several.
     """
-    members = load(path, model).members()
+    _, members = exported.read(path)
     if len(members) > 1:
         raise InputError(f"{path} holds {len(members)} models; a stage starts from one.")
+    exported.check_architecture(model, members[0], path)
     model.load_state_dict(fsdp.parted(members[0], model))

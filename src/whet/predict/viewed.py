@@ -45,6 +45,8 @@ class Views:
             raise InputError(f"{len(self.names)} views are too many; at most {fixed.MOST} are.")
         for name in self.names:
             if name in self.functions:
+                if name.partition("=")[0] in fixed.FIXED:
+                    raise InputError(f"whet has a view {name!r}: give the function another name.")
                 if not callable(self.functions[name]):
                     raise InputError(f"view {name!r} is no function (inputs, generator) -> inputs.")
             elif name.partition("=")[0] not in fixed.FIXED:
