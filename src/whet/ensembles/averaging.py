@@ -100,6 +100,14 @@ def fit_weights(predictors: Sequence[Predictor], held: Any) -> list[float]:
 
     Raises:
         InputError: no row has a target, or a member's answers are not finite or of other classes.
+
+    >>> import torch, whet
+    >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
+    >>> stage = whet.Stage(updates=2, batch_size=20)
+    >>> def fitted(seed):
+    ...     return whet.Run(whet.Task(torch.nn.Linear(4, 3), (x, y)), stage, seed).fit().predictor()
+    >>> round(sum(fit_weights([fitted(0), fitted(1)], held=(x, y))), 6)
+    1.0
     """
     if not predictors:
         raise InputError("a mean of predictors needs at least one.")
@@ -190,6 +198,14 @@ def calibrate(predictor: Predictor, held: Any, limit: float = 100.0) -> Calibrat
         InputError: it predicts reals or embeddings, or no row has a target.
 
     Paper: Guo et al. 2017, arXiv:1706.04599.
+
+    >>> import torch, whet
+    >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
+    >>> stage = whet.Stage(updates=2, batch_size=20)
+    >>> def fitted(seed):
+    ...     return whet.Run(whet.Task(torch.nn.Linear(4, 3), (x, y)), stage, seed).fit().predictor()
+    >>> calibrate(fitted(0), held=(x, y)).temperature > 0.0
+    True
     """
     if predictor.family.name in ("real", "embedding"):
         raise InputError(

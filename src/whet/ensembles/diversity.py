@@ -120,6 +120,15 @@ def diversity(
         InputError: there are fewer than two members, or no row has a class, label or number.
 
     Paper: Kuncheva & Whitaker 2003, doi:10.1023/A:1022859003006.
+
+    >>> import torch, whet
+    >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
+    >>> stage = whet.Stage(updates=2, batch_size=20)
+    >>> def fitted(seed):
+    ...     return whet.Run(whet.Task(torch.nn.Linear(4, 3), (x, y)), stage, seed).fit().predictor()
+    >>> found = diversity([fitted(0), fitted(1)], held=(x, y))
+    >>> found.measure, len(found.pairs)
+    ('accuracy', 1)
     """
     weights = predictors.weights if isinstance(predictors, MeanPredictor) else None
     members = predictors.predictors if isinstance(predictors, MeanPredictor) else [*predictors]

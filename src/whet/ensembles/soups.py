@@ -59,6 +59,15 @@ def uniform_soup(predictors: Sequence[Predictor], train: Any = None) -> ModelPre
         InputError: the models are of several architectures, or a predictor is no single model.
 
     Paper: Wortsman et al. 2022, arXiv:2203.05482.
+
+    >>> import whet
+    >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
+    >>> stage = whet.Stage(updates=2, batch_size=20)
+    >>> def fitted(seed):
+    ...     torch.manual_seed(0)                            # from the same weights
+    ...     return whet.Run(whet.Task(torch.nn.Linear(4, 3), (x, y)), stage, seed).fit().predictor()
+    >>> uniform_soup([fitted(0), fitted(1)])(whet.Batch(x)).shape
+    torch.Size([60, 3])
     """
     models = _checked(predictors)
     return _mixed(models, range(len(models)), train)
