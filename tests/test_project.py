@@ -56,6 +56,7 @@ def test_extras() -> None:
         "graph",
         "ray",
         "slurm",
+        "onnx",
         "optim",
         "hub",
         "hosts",

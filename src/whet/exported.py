@@ -67,8 +67,8 @@ def check_architecture(model: nn.Module, state: State, path: object) -> None:
     Raises:
         CheckpointError: names, shapes or kinds of numbers differ.
     """
-    have = {name: _form(tensor) for name, tensor in model.state_dict().items()}
-    want = {name: _form(tensor) for name, tensor in state.items()}
+    have = {name: form_of(tensor) for name, tensor in model.state_dict().items()}
+    want = {name: form_of(tensor) for name, tensor in state.items()}
     if have != want:
         odd = [name for name in sorted(have | want) if have.get(name) != want.get(name)]
         told = [f"{name} {want.get(name, 'missing')} ({have.get(name, 'none')})" for name in odd]
@@ -78,6 +78,6 @@ def check_architecture(model: nn.Module, state: State, path: object) -> None:
         )
 
 
-def _form(tensor: Tensor) -> str:
+def form_of(tensor: Tensor) -> str:
     """Shape, and type unless it is real: reals of another precision fit, integers do not."""
     return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else f' {tensor.dtype}'}"

@@ -184,6 +184,22 @@ class Fixed:
         """Nothing to do: batches are found by their number."""
 
 
+def in_order(given: Any, purpose: str = "select") -> Iterator[Batch]:
+    """Rows in their own order, of data, of batches, or of a function that gives batches.
+
+    >>> [batch.size for batch in in_order((torch.zeros(300, 2), torch.zeros(300)))]
+    [256, 44]
+    """
+    if isinstance(given, Batch):
+        return iter([given])
+    if callable(given):
+        return iter(given())
+    listed = isinstance(given, list) and given and isinstance(given[0], Batch)
+    if listed or isinstance(given, Iterator):
+        return iter(given)
+    return open_loader(given, 256, purpose=purpose, shuffle=False).epoch(0)
+
+
 def open_loader(
     data: Any, batch_size: int, seed: int = 0, purpose: str = "train", *, shuffle: bool = True,
     drop_last: bool = False, workers: int = 0, collate: Collate | None = None, prefetch: int = 2,

@@ -105,10 +105,10 @@ def check_overflows(name: str, device: str = "cpu") -> None:
     for run, skip in ((struck, overflow), (plain, left_out)):
         skip(run, windows()[5])
         run.fit(until=3)
-        drawn = dict(run.stack.run.drawn)
+        drawn = dict(run.stack.run.draws.taken)
         skip(run, windows()[4])
-        assert drawn.keys() == run.stack.run.drawn.keys()
-        assert all(run.stack.run.drawn[key] > drawn[key] for key in drawn)
+        assert drawn.keys() == run.stack.run.draws.taken.keys()
+        assert all(run.stack.run.draws.taken[key] > drawn[key] for key in drawn)
         run.fit()
     assert equal(weights(plain.module), weights(struck.module))
     ours, theirs = struck.stack.state_dict(), plain.stack.state_dict()

@@ -18,6 +18,9 @@ from whet.batch import Batch
 from whet.errors import CheckpointError, InputError, UnknownName
 from whet.fit import saved
 from whet.fit.conduct import fit
+from whet.predict import Viewed
+from whet.run import Run
+from whet.stage import Stage
 
 PARTS = ("select", "judge")
 LABELS = "torch.stack([x[:, 0] > 0, x[:, 1] > 0], 1).long()"
@@ -54,6 +57,21 @@ class TestEvaluate:
         found = load(place)
         assert (found.seed, found.notes) == (changes.get("seed", 0), [])
         assert {part: saved.evaluate(found, part) for part in PARTS} == told["metrics"]
+
+    def test_a_view_of_the_tasks_own(self, place: Path) -> None:
+        noise = """{"noise": lambda x, maker: x + torch.randn(x.shape, generator=maker)}"""
+        given = f'classes=("no", "yes"), resources={noise}'
+        tiny.write(place, tiny.TASK.replace('classes=("no", "yes")', given))
+        told = fit(asked(place, methods='tta:views=["noise","noise"]')).about
+        found = load(place)
+        assert isinstance(found.predictor, Viewed)
+        assert {part: saved.evaluate(found, part) for part in PARTS} == told["metrics"]
+        run = Run(found.task, Stage(updates=1, starts_from=place / "model" / "model.safetensors"))
+        weights = found.predictor.members()[0]
+        assert all(torch.equal(weights[k], v) for k, v in run.module.state_dict().items())
+        tiny.write(place)
+        with pytest.raises(CheckpointError, match="it averages over the view 'noise'"):
+            load(place)
 
     def test_another_part_and_another_seed(self, place: Path) -> None:
         fit(asked(place))

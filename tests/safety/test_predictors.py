@@ -16,7 +16,16 @@ from tests.safety.mutations import changed_bytes, changed_json, fuzz, only_whet_
 from whet.batch import Batch
 from whet.errors import CheckpointError
 from whet.objectives.families import family
-from whet.predict import MeanPredictor, ModelPredictor, Predictor, model_state, take_weights
+from whet.predict import (
+    Calibrated,
+    MeanPredictor,
+    ModelPredictor,
+    Predictor,
+    Viewed,
+    Views,
+    model_state,
+    take_weights,
+)
 
 
 def model() -> nn.Module:
@@ -37,6 +46,22 @@ HEADER, BODY = json.loads(WHOLE[8 : 8 + LENGTH]), WHOLE[8 + LENGTH :]
 ABOUT = json.loads(HEADER["__metadata__"]["whet"])
 
 
+def composed() -> bytes:
+    """A weighted mean, of views and at a temperature."""
+    with tempfile.TemporaryDirectory() as home:
+        one = ModelPredictor(model(), model_state(model()), family("categorical"))
+        views = Views(["here", "here"], {"here": lambda inputs, generator: inputs})
+        parts = [Viewed(one, views), Calibrated(MeanPredictor([one, one]), 2.0)]
+        MeanPredictor(parts, [1.0, 3.0]).save(Path(home) / "composed")
+        return (Path(home) / "composed").read_bytes()
+
+
+COMPOSED = composed()
+PREFIX = int.from_bytes(COMPOSED[:8], "little")
+COMPOSED_HEADER, COMPOSED_BODY = json.loads(COMPOSED[8 : 8 + PREFIX]), COMPOSED[8 + PREFIX :]
+COMPOSED_ABOUT = json.loads(COMPOSED_HEADER["__metadata__"]["whet"])
+
+
 def joined(header: bytes, body: bytes = BODY) -> bytes:
     return len(header).to_bytes(8, "little") + header + body
 
@@ -50,7 +75,7 @@ def read(data: bytes) -> None:
         path = Path(home) / "model.safetensors"
         path.write_bytes(data)
         with only_whet_errors():
-            found = Predictor.load(path, model())
+            found = Predictor.load(path, model(), {"here": lambda inputs, generator: inputs})
             assert found(Batch(torch.zeros(2, 4))).shape == (2, 3)
         with only_whet_errors():
             take_weights(path, model())
@@ -72,6 +97,13 @@ def test_changed_headers(header: bytes) -> None:
 @given(changed_json(ABOUT))
 def test_changed_facts(text: bytes) -> None:
     read(about(text.decode("utf-8", "replace")))
+
+
+@fuzz(120)
+@given(changed_json(COMPOSED_ABOUT))
+def test_changed_compositions(text: bytes) -> None:
+    told = {"__metadata__": {"whet": text.decode("utf-8", "replace")}}
+    read(joined(json.dumps(COMPOSED_HEADER | told).encode(), COMPOSED_BODY))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def load(
     chosen = about.seed if seed is None else seed
     made = source.task(chosen, needs=())
     made.model.to(devices.pick(device))
-    predictor = Predictor.load(place.model, made.model)
+    predictor = Predictor.load(place.model, made.model, made.resources)
     _compute_as_trained(predictor, about, device)
     return Saved(source, made, chosen, about, predictor, _notes(about, source, made, chosen))
 

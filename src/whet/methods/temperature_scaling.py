@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 from whet import evaluation, scores
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
-from whet.loading import open_loader
+from whet.loading import in_order
 from whet.method import Card, Layer, Method, Placement, method
 from whet.objectives.families import Family, family
 from whet.predict import Calibrated, Predictor
 from whet.settings import number
 from whet.training import Training
+from whet.world import World
 
 
 def fit_temperature(
@@ -53,6 +54,29 @@ def fit_temperature(
     with torch.enable_grad():
         search.step(loss)
     return math.exp(min(max(log.item(), -most), most))
+
+
+def calibrated(
+    plain: Predictor, held: Iterable[Batch], limit: float = 100.0, world: World | None = None
+) -> tuple[Calibrated, dict[str, float]]:
+    """A predictor at its best temperature; that, and its calibration error before and after.
+
+    Raises:
+        InputError: there is no row with a target, or logits are not finite.
+    """
+    logits, targets = evaluation.predict(plain, held, world, logits=True)
+    z, y = torch.from_numpy(logits), torch.as_tensor(targets)
+    if not z.isfinite().all():
+        raise InputError(
+            "the model's logits of the select part are not finite, so that no temperature fits "
+            "them. See why training diverged."
+        )
+    found = Calibrated(plain, fit_temperature(z, y, _of_items(plain.family), limit))
+    return found, {
+        "temperature": found.temperature,
+        "ece_before": _error(plain.family, z, targets),
+        "ece_after": _error(plain.family, z / found.temperature, targets),
+    }
 
 
 @method
@@ -100,7 +124,7 @@ class TemperatureScaling(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"select"})
     placements: ClassVar[Placement] = Placement.OBSERVER
     # whoever chooses or averages what is judged: the result is calibrated, not its parts
-    outside: ClassVar[tuple[str, ...]] = ("ema", "snapshot", "swa", "temperature")
+    outside: ClassVar[tuple[str, ...]] = ("ema", "snapshot", "swa", "temperature", "tta")
     whole_weights: ClassVar[bool | str] = False
     neutral: ClassVar[dict[str, Any]] = {"limit": 1.0}
     card: ClassVar[Card] = Card(
@@ -131,21 +155,12 @@ class TemperatureScaling(Method):
         plain = inner()
         if self.limit == 1.0:
             return plain
-        held = _batches(run.resource("select", self))
-        logits, targets = evaluation.predict(plain, held, run.world, logits=True)
-        z, y = torch.from_numpy(logits), torch.as_tensor(targets)
-        if not z.isfinite().all():
-            raise InputError(
-                f"{self.key}: the model's logits of the select part are not finite, so that no "
-                "temperature fits them. See why training diverged."
-            )
-        calibrated = Calibrated(plain, fit_temperature(z, y, _of_items(plain.family), self.limit))
-        self._found = {
-            "temperature": calibrated.temperature,
-            "ece_before": _error(plain.family, z, targets),
-            "ece_after": _error(plain.family, z / calibrated.temperature, targets),
-        }
-        return calibrated
+        held = in_order(run.resource("select", self))
+        try:
+            found, self._found = calibrated(plain, held, self.limit, run.world)
+        except InputError as error:
+            raise InputError(f"{self.key}: {error}") from None
+        return found
 
     def readings(self) -> Mapping[str, float]:
         return self._found
@@ -158,10 +173,3 @@ def _of_items(kind: Family) -> Family:
 
 def _error(kind: Family, logits: Tensor, targets: Any) -> float:
     return float(scores.ece(kind.probabilities(logits).numpy(), targets))
-
-
-def _batches(given: Any) -> Iterator[Batch]:
-    """The held-out rows in their own order, of data or of a function that gives batches."""
-    if callable(given):
-        return iter(given())
-    return open_loader(given, 256, purpose="select", shuffle=False).epoch(0)

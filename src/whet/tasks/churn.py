@@ -69,6 +69,7 @@ ABOUT = About(
         "sphereface": "one of three margin heads; ask for it by --methods sphereface",
         "temperature": "a choice of its own, of rates too; ask for it by --methods temperature",
         "temperature_scaling": "makes no other decisions; ask for it by name",
+        "tta": "a customer has no views without chance",
     },
 )  # fmt: skip
 

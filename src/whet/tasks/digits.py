@@ -34,6 +34,7 @@ ABOUT = About(
         "moco": {"queue": 512, "at": "head"},
         "random_noise": {"scope": "inputs", "epsilon": 8 / 255},
         "vat": {"epsilon": 0.5},
+        "tta": {"views": ["shift"]},  # a mirrored digit is none
     },
     left_out={
         "fgm": "the model has no embedding to attack",
@@ -62,6 +63,7 @@ ABOUT = About(
         "sphereface": "one of three margin heads; ask for it by --methods sphereface",
         "temperature": "a choice of its own, of rates too; ask for it by --methods temperature",
         "temperature_scaling": "makes no other decisions; ask for it by name",
+        "tta": "five forwards in prediction; ask for it by --methods tta",
     },
 )  # fmt: skip
 

@@ -71,6 +71,7 @@ ABOUT = About(
         "sphereface": "one of three margin heads; ask for it by --methods sphereface",
         "temperature": "a choice of its own, of rates too; ask for it by --methods temperature",
         "temperature_scaling": "makes no other decisions; ask for it by name",
+        "tta": "a request has no views that keep what it says",
     },
 )  # fmt: skip
 
