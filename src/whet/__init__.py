@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from whet.stack import Stack as Stack
     from whet.stage import Recipe as Recipe
     from whet.stage import Stage as Stage
+    from whet.study.resolution import resolution_sweep as resolution_sweep
     from whet.study.study import Study as Study
     from whet.task import Task as Task
     from whet.tasks import About as About
@@ -37,7 +38,7 @@ _HOMES = {
     "Members": "members", "Method": "method", "Objective": "objectives", "Predictor": "predict",
     "Recipe": "stage", "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
     "Study": "study.study", "Task": "task", "WhetError": "errors", "find_lr": "rate_finder",
-    "parameter_groups": "optim",
+    "parameter_groups": "optim", "resolution_sweep": "study.resolution",
     "robust_accuracy": "robustness",
 }  # fmt: skip
 
