@@ -41,7 +41,6 @@ class TunesOnly(Method):
 
     name: ClassVar[str] = "tunes_only"
     layer: ClassVar[Layer] = Layer.BATCH_SOURCE  # the outermost: other methods' passes are within
-    whole_weights: ClassVar[bool] = False
 
     tuned: Sequence[str] = ()
     follow: Sequence[str] = ()

@@ -159,6 +159,11 @@ class TestFolder:
         with pytest.raises(InputError, match="another `make`"):
             resolution_sweep(other, [4], [4], seeds=1, folder=tmp_path, progress=False)
 
+    def test_of_another_view(self, tmp_path: Path) -> None:
+        sweep(folder=tmp_path)
+        with pytest.raises(InputError, match="or `view`: the code has changed"):
+            sweep(folder=tmp_path, view=centred)
+
     @pytest.mark.parametrize("text", ["", "[1]", '{"rows": 3}', '{"rows": [{"train": "x"}]}'])
     def test_damaged(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "sweep.json").write_text(text)

@@ -32,6 +32,8 @@ FILE, SHEET, LOCK = "sweep.json", "sweep.csv", "sweep.lock"
 COLOURS = ("#0067a5", "#c2500a", "#3a7d44", "#7b3fa0", "#7a6a00", "#50565e")
 MARKS = "osD^vP"
 Row = dict[str, Any]
+Make = Callable[[int, int], Run]
+View = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ def _figure(found: Resolutions, metric: str) -> Figure:
 
 
 def resolution_sweep(
-    make: Callable[[int, int], Run], sizes_train: Iterable[int], sizes_test: Iterable[int], *,
-    seeds: int | Iterable[int] = 5, view: Callable[[Tensor, int], Tensor] = resized,
+    make: Make, sizes_train: Iterable[int], sizes_test: Iterable[int], *,
+    seeds: int | Iterable[int] = 5, view: View = resized,
     folder: str | Path | None = None, progress: bool = True,
 ) -> Resolutions:  # fmt: skip
     r"""Train at several sizes and judge each at several others.
@@ -168,7 +170,8 @@ def resolution_sweep(
     Cost: a training for each training size and seed; a forward of the judge part for each cell.
 
     Raises:
-        InputError: no or odd sizes or seeds; a folder of another `make` or metric, or damaged.
+        InputError: no or odd sizes or seeds; a folder of another `make`, `view` or metric,
+            or a damaged one.
 
     Paper: Touvron et al. 2019, arXiv:1906.06423.
 
@@ -189,10 +192,10 @@ def resolution_sweep(
     place = None if folder is None else Path(folder)
     held = nullcontext() if place is None else files.locked(place / LOCK, str(place))
     with held:
-        sweep = _Sweep(make, place)
+        sweep = _Sweep(make, view, place)
         for done, (seed, train) in enumerate(product(chosen, trains), 1):
             if any((train, test, seed) not in sweep.cells for test in tests):
-                sweep.judge(train, seed, tests, view)
+                sweep.judge(train, seed, tests)
             if progress:
                 _say(f"{done} of {len(chosen) * len(trains)}: trained at {train}, seed {seed}")
     rows = [
@@ -222,9 +225,10 @@ def _say(line: str) -> None:
 class _Sweep:
     """The cells that are known, and their file."""
 
-    def __init__(self, make: Callable[[int, int], Run], folder: Path | None) -> None:
-        self.make, self.folder = make, folder
-        self.code = identity.code_of_function(make) if isinstance(make, FunctionType) else ""
+    def __init__(self, make: Make, view: View, folder: Path | None) -> None:
+        self.make, self.view, self.folder = make, view, folder
+        self.code = " ".join(identity.code_of_function(each) for each in (make, view)
+                             if isinstance(each, FunctionType))  # fmt: skip
         self.cells: dict[tuple[int, int, int], float] = {}
         self.metric: str | None = None
         self.higher_is_better = True
@@ -245,14 +249,12 @@ class _Sweep:
             ) from error
         if code != self.code:
             raise InputError(
-                f"{path.parent} holds a sweep of another `make`: its code has changed since. "
-                "Choose another folder, or remove this one."
+                f"{path.parent} holds a sweep of another `make` or `view`: the code has changed "
+                "since. Choose another folder, or remove this one."
             )
         self.cells = {(train, test, seed): value for train, test, seed, value in rows}
 
-    def judge(
-        self, train: int, seed: int, tests: Sequence[int], view: Callable[[Tensor, int], Tensor]
-    ) -> None:
+    def judge(self, train: int, seed: int, tests: Sequence[int]) -> None:
         """Train at one size under one seed, and keep what all test sizes give."""
         run: Any = self.make(train, seed)
         if not isinstance(run, Run):
@@ -267,7 +269,7 @@ class _Sweep:
             batches = open_loader(
                 judge, 256, seed, "judge", shuffle=False, collate=run.task.collate
             ).epoch(0)
-            seen = (batch.replace(inputs=view(batch.inputs, test)) for batch in batches)
+            seen = (batch.replace(inputs=self.view(batch.inputs, test)) for batch in batches)
             found = evaluation.evaluate(predictor, seen, [metric])
             self.cells[train, test, seed] = found[metric.name]
         self._write()
