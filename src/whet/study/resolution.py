@@ -127,8 +127,9 @@ def _picture(found: Resolutions) -> str:
 
 def _figure(found: Resolutions, metric: str) -> Figure:
     figure = canvas(6.0, 3.4)
-    axes = figure.add_axes((0.1, 0.15, 0.87, 0.8))
+    axes = figure.add_axes((0.13, 0.15, 0.84, 0.8))
     frame(axes)
+    axes.set_axisbelow(True)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     tests = found.sizes("test")
     for number, train in enumerate(found.sizes("train")):
