@@ -18,6 +18,7 @@ PAGE = HERE.parent / "docs" / "claims.md"
 MAIN = (
     "fashion_mnist", "cifar10", "fsdd", "intents", "ag_news", "thucnews", "adult", "mammography",
 )  # fmt: skip
+SIZED = ("cifar10", "trashnet")  # in evidence/resolution.py
 
 ABOUT = (
     "Each claim of the articles that whet grew out of is a study here: a hypothesis, data, a "
@@ -50,6 +51,8 @@ class Claim:
         arms: of a study, those that speak of the claim, by the study's name.
         conclusion: what was seen.
         missing: why it cannot be tested yet.
+        sizes: in place of arms, `contrasts` or `by_size` of `python -m evidence.resolution`.
+        quoted: what others published, which was not measured here.
     """
 
     said: str
@@ -58,6 +61,8 @@ class Claim:
     arms: Mapping[str, Sequence[str]] | None = None
     conclusion: str = ""
     missing: str = ""
+    sizes: str = ""
+    quoted: str = ""
 
 
 def everywhere(*arms: str) -> dict[str, Sequence[str]]:
@@ -73,14 +78,34 @@ def page(claims: Sequence[Claim]) -> str:
         if claim.missing:
             lines += [f"Cannot be tested yet: {claim.missing}", ""]
             continue
-        assert claim.arms is not None
         lines += [f"*Hypothesis*: {claim.hypothesis} *Control*: {claim.control}.", ""]
+        if claim.sizes:
+            lines += [*resolutions(claim), ""]
+            continue
+        assert claim.arms is not None
         lines += ["| study | metric | arm | gain | 95 % interval | time per update | verdict |"]
         lines += ["|---|---|---|---|---|---|---|"]
         lines += [row for study, arms in claim.arms.items() for row in rows(study, arms)]
         names = " ".join(claim.arms)
         lines += ["", f"**{claim.conclusion}**", "", f"`python -m evidence.studies {names}`", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def resolutions(claim: Claim) -> Iterator[str]:
+    """A claim about sizes: its table, what was found, what others published."""
+    yield "| data | difference in accuracy, s to r | gain | 95 % interval | verdict |"
+    yield "|---|---|---|---|---|"
+    for name in SIZED:
+        told = json.loads((HERE / "results" / f"resolution_{name}" / "gains.json").read_text())
+        sizes = f"{told['setting']['small']} to {told['setting']['large']}"
+        for each in told[claim.sizes]:
+            what = each["arm"] + (f", {sizes}" if claim.sizes == "contrasts" else "")
+            yield (
+                f"| {name} | {what} | {signed(each['gain'])} "
+                f"| {signed(each['low'])} to {signed(each['high'])} | {each['verdict']} |"
+            )
+    yield from ("", f"**{claim.conclusion}**", "", f"*Quoted, not measured here*: {claim.quoted}")
+    yield from ("", f"`python -m evidence.resolution {' '.join(SIZED)}`")
 
 
 def baselines() -> Iterator[str]:

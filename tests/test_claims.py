@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import pytest
 
 from evidence.claimed import CLAIMED
-from evidence.claims import HERE, PAGE, baselines, page, rows
+from evidence.claims import HERE, PAGE, SIZED, baselines, page, resolutions, rows
+from evidence.resolution import SEEDS, SETTINGS, by_size, contrasts, plain, read
 from evidence.studies import COMMANDS, KEPT
+from whet.study.resolution import Resolutions
 
 TESTED = [claim for claim in CLAIMED if not claim.missing]
 
@@ -22,6 +25,10 @@ def test_a_claim_has_all_that_it_takes(claim: object) -> None:
     assert claim in TESTED
     for part in ("hypothesis", "control", "conclusion"):
         assert getattr(claim, part)
+    if claim.sizes:  # type: ignore[attr-defined]
+        assert len(list(resolutions(claim))) > 8  # type: ignore[arg-type]
+        assert claim.quoted.endswith(".")  # type: ignore[attr-defined]
+        return
     studies = claim.arms  # type: ignore[attr-defined]
     assert set(studies) <= set(COMMANDS)
     assert any(list(rows(study, arms)) for study, arms in studies.items())
@@ -41,6 +48,26 @@ def test_a_study_is_whole(study: str) -> None:
         assert 0 < (HERE / "results" / study / name).stat().st_size < 1_000_000
     page = (HERE / "results" / study / "report.html").read_text(encoding="utf-8")
     assert "whet study evidence/tasks/" in page
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_sweep_is_whole(name: str) -> None:
+    about, folder = SETTINGS[name], HERE / "results" / f"resolution_{name}"
+    arms = read(folder / "arms.csv")
+    assert len({row["arm"] for row in arms}) == 4
+    assert len(arms) == 4 * len(SEEDS) >= 20
+    cells = {(int(row["train"]), int(row["test"]), int(row["seed"]))
+             for row in read(folder / "sweep.csv")}  # fmt: skip
+    assert cells == set(product(about.train, about.test, SEEDS))
+    for picture in ("gains.svg", "sweep.svg"):
+        assert 0 < (folder / picture).stat().st_size < 100_000
+    sweep = [{k: (float if k == "value" else int)(v) for k, v in row.items()}
+             for row in read(folder / "sweep.csv")]  # fmt: skip
+    told = json.loads((folder / "gains.json").read_text())
+    found = Resolutions("accuracy", True, tuple(sweep))
+    for key, made in (("contrasts", contrasts(name, arms)), ("by_size", by_size(name, found))):
+        for each, again in zip(told[key], plain(made), strict=True):
+            assert again == pytest.approx(each)
 
 
 def test_every_baseline_beats_its_reference() -> None:

@@ -26,6 +26,42 @@ def convolutional(channels: int, height: int, width: int, classes: int, size: in
     )
 
 
+class Block(nn.Module):
+    """A pre-activated residual block of two convolutions; the first one halves the image."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.first_norm, self.norm = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
+        self.first = nn.Conv2d(before, after, 3, 2, 1, bias=False)
+        self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.across = nn.Conv2d(before, after, 1, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first_norm(x).relu()
+        inner: Tensor = self.second(self.norm(self.first(x)).relu())
+        return inner + self.across(x)
+
+
+def residual(classes: int, stride: int = 1, size: int = 16, blocks: int = 3) -> nn.Sequential:
+    """A small residual network for colour images of any size, with a mean over places at its end.
+
+    >>> import torch
+    >>> residual(10)(torch.zeros(2, 3, 40, 24)).shape
+    torch.Size([2, 10])
+    """
+    widths = [size * 2**n for n in range(blocks + 1)]
+    net = nn.Sequential()
+    net.add_module("stem", nn.Conv2d(3, size, 3, stride, 1, bias=False))
+    for number, (before, after) in enumerate(pairwise(widths)):
+        net.add_module(f"block{number}", Block(before, after))
+    net.add_module("norm", nn.BatchNorm2d(widths[-1]))
+    net.add_module("act", nn.ReLU())
+    net.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    net.add_module("flat", nn.Flatten())
+    net.add_module("head", nn.Linear(widths[-1], classes))
+    return net
+
+
 class WordBag(nn.Module):
     """The mean of the words' embeddings, a hidden layer, a linear head.
 

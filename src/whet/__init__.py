@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from whet.stack import Stack as Stack
     from whet.stage import Recipe as Recipe
     from whet.stage import Stage as Stage
+    from whet.study.resolution import resolution_sweep as resolution_sweep
     from whet.study.study import Study as Study
     from whet.task import Task as Task
     from whet.tasks import About as About
@@ -43,6 +44,7 @@ _HOMES = {
     "Study": "study.study", "Task": "task", "WhetError": "errors", "find_lr": "rate_finder",
     "from_pretrained": "hub", "parameter_groups": "optim", "push_to_hub": "hub",
     "save_pretrained": "hub",
+    "resolution_sweep": "study.resolution",
     "robust_accuracy": "robustness",
 }  # fmt: skip
 

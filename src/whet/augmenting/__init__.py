@@ -7,9 +7,10 @@ workers, other draws or the device.
 """
 
 from whet.augmenting.foreign import back_translation, seeded
+from whet.augmenting.sizes import centred, cropped, random_crops, resize_for, resized
 from whet.augmenting.views import KINDS, View, images, spectrograms, table, tokens, waveforms
 
 __all__ = [
-    "KINDS", "View", "back_translation", "images", "seeded", "spectrograms", "table", "tokens",
-    "waveforms",
+    "KINDS", "View", "back_translation", "centred", "cropped", "images", "random_crops",
+    "resize_for", "resized", "seeded", "spectrograms", "table", "tokens", "waveforms",
 ]  # fmt: skip
