@@ -153,7 +153,7 @@ class TestTheChecks:
 
 
 @pytest.mark.parametrize(
-    "name", ["api", "commands", "docstrings", "evidence", "hooks", "markdown", "mathml", "methods"]
+    "name", ["api", "commands", "docstrings", "hooks", "markdown", "mathml", "methods", "results"]
 )
 def test_examples(name: str) -> None:
     module = importlib.import_module(f"website.{name}")
@@ -173,10 +173,10 @@ def test_a_methods_page() -> None:
     for said in ("# FGM: adversarial training on embeddings\n", "[arXiv:1605.07725](",
                  "| avoid when |", "| `epsilon` | `1.0` |", "::: whet.methods.fgm.FGM\n",
                  "- `test_attacks_with_the_micro_batchs_own_gradient`",
-                 "- [`sam`](sam.md): both claim the second gradient",
+                 "- [`freelb`](freelb.md): both claim the second gradient",
                  "| intents | accuracy | <code>fgm</code> |"):  # fmt: skip
         assert said in english
-    for said in ("| 不宜使用 |", "- [`sam`](sam.md)：两者都要占用第二次求梯度", "未能证明 |"):
+    for said in ("| 不宜使用 |", "- [`freelb`](freelb.md)：两者都要占用第二次求梯度", "未能证明 |"):
         assert said in chinese
 
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
-from website import evidence
+from website import results
 from website.docstrings import papers
 from website.markdown import plain, table
 from whet.method import Method
@@ -59,7 +59,7 @@ def overview(every: Sequence[cards.Card], language: str) -> str:
 def page(card: cards.Card, language: str = ENGLISH) -> str:
     """One method: what is written about it, and then what follows from the code and the studies."""
     parts = [written(card["name"], language), company(card, language),
-             evidence.section(card["name"], language),
+             results.section(card["name"], language),
              f"{FACTS[language]}\n\n{facts(card, language)}"]  # fmt: skip
     if language == ENGLISH:
         kind = registry()[card["name"]]
