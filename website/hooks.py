@@ -17,6 +17,7 @@ from whet.study.catalogue import CHINESE
 ROOT = Path(__file__).parent.parent
 OUTSIDE = {"README.md": "index.md", "README.zh.md": "index.zh.md",
            "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # fmt: skip
+FOLDERS = {"docs/methods": "methods/index.md", "docs/zh/methods": "methods/zh.md"}
 STYLE = "assets/whet.css"
 
 
@@ -55,6 +56,8 @@ def moved(text: str) -> str:
     """
     for file, page in OUTSIDE.items():
         text = text.replace(f"]({file}", f"]({page}")
+    for folder, page in FOLDERS.items():
+        text = text.replace(f"]({folder})", f"]({page})")
     return text.replace("](docs/", "](")
 
 
