@@ -8,7 +8,7 @@ from functools import cache, partial
 
 from torch import nn
 
-from benchmarks import averages, costs, engines, steps, storage, studies
+from benchmarks import averages, costs, engines, predictions, steps, storage, studies, updates
 from benchmarks.averages import Size
 from benchmarks.children import at_once, memory
 from benchmarks.deep import Work, numbers, pictures, sentences
@@ -94,6 +94,41 @@ def _nothing() -> Group:
 
 def _costs(*work: Work) -> list[Group]:
     return [costs.group(cost) for cost in costs.rows(*work)]
+
+
+def _updates(size: Size, repeats: int) -> Group:
+    what = "AdamW, 22.7 M float32 in 103 tensors"
+    makers = {
+        how: partial(updates.step, size, "adamw", how) for how in ("fused", "foreach", "loop")
+    }
+    entries = [
+        Entry("step_fused", "fused", "loop", note=f"{what}; one kernel for all"),
+        Entry("step_foreach", "foreach", "loop",
+              note=f"{what}; a kernel for each operation: made for accelerators"),
+    ]  # fmt: skip
+    return Group(makers, entries, repeats, 1, "step", each=4)
+
+
+def _predictions(width: int, count: int, repeats: int) -> list[Group]:
+    what = f"{predictions.LAYERS} normed convolutions of {width} channels over patches"
+    plain = Group(
+        {"by hand": partial(predictions.by_hand, width, count),
+         "whet": partial(predictions.with_whet, width, count)},
+        [Entry("predict", "whet", "by hand", most=1 / 0.98,
+               note=f"{what}, {count} rows; a Predictor against eval(), no_grad, softmax")],
+        repeats, predictions.BATCHES, "batch",
+    )  # fmt: skip
+    views = [
+        Group(
+            {how: partial(predictions.with_whet, width, size, how)
+             for how in ("batched", "looped")},
+            [Entry(f"tta_{name}", "batched", "looped",
+                   note=f"{what}, {size} rows; six views at once against one after another")],
+            repeats, predictions.BATCHES, "batch",
+        )
+        for name, size in (("few_rows", max(1, count // 16)), ("many_rows", count))
+    ]  # fmt: skip
+    return [plain, *views]
 
 
 def _storage(size: Size, repeats: int) -> list[Group]:
@@ -187,6 +222,8 @@ def groups() -> list[Group]:
         _engines(SMALL, "small", 1.10, repeats=40),
         _engines(TEN_MS, "10ms", 1.02, repeats=120),
         _averages(averages.FULL),
+        _updates(averages.FULL, repeats=40),
+        *_predictions(64, 64, repeats=40),
         *_storage(averages.FULL, repeats=20),
         _studies(TWENTY_MS, 300, repeats=10),
         _processes(TWENTY_MS, repeats=30),
@@ -200,7 +237,7 @@ def quick() -> list[Group]:
     made = [
         _nothing(), *_costs(*SHALLOW),
         _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
-        _averages(small), *_storage(small, 1), _studies(tiny, 8, 1), _processes(tiny, 1),
-        _memory(tiny, 1),
+        _averages(small), _updates(small, 1), *_predictions(4, 16, 1), *_storage(small, 1),
+        _studies(tiny, 8, 1), _processes(tiny, 1), _memory(tiny, 1),
     ]  # fmt: skip
     return [replace(group, repeats=1, warmup=0) for group in made]

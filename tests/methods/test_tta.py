@@ -34,7 +34,13 @@ from whet.stack import Stack
 from whet.stage import Stage
 from whet.task import Task
 
-CASE = Case(TTA(("view",)), trains=False, judged=True)
+CASE = Case(
+    TTA(("view",)),
+    trains=False,
+    judged=True,
+    # a task's own view is drawn by a row's place, which is another one in another share
+    processes=TTA(("flip",), at="image"),
+)
 
 BATCH = Batch.of(data(20, 2))
 PIXELS = torch.rand(6, 1, 8, 8, generator=seeding.generator(1))

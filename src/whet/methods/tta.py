@@ -58,7 +58,8 @@ class TTA(Method):
     scaled to the whole) for images, `time_shift=0.05` (earlier and later) for sounds; what comes
     in over an edge is reflected. Any other name is a resource of the task: a function
     `(inputs, generator) -> inputs` as FixMatch and `augment` have them, drawn as often as it
-    stands in the list, always alike, so that a prediction is the same whenever it is made.
+    stands in the list, always alike by a row's place in its batch, so that a prediction is the
+    same whenever it is made; of several processes each has places of its own.
 
     A view must show what its target says: a digit that is mirrored does not. Where it does, gains
     come from views that training was augmented with, or that the data has by itself.
