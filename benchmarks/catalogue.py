@@ -223,7 +223,7 @@ def groups() -> list[Group]:
         _engines(TEN_MS, "10ms", 1.02, repeats=120),
         _averages(averages.FULL),
         _updates(averages.FULL, repeats=40),
-        *_predictions(64, 64, repeats=40),
+        *_predictions(64, 256, repeats=20),
         *_storage(averages.FULL, repeats=20),
         _studies(TWENTY_MS, 300, repeats=10),
         _processes(TWENTY_MS, repeats=30),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from benchmarks.deep import Pictures
@@ -35,7 +37,7 @@ def by_hand(width: int, count: int) -> Chunk:
             for x in batches:
                 model(x).softmax(-1)
 
-    return timed(predict)
+    return timed(predict, time.process_time)
 
 
 def with_whet(width: int, count: int, views: str = "") -> Chunk:
@@ -47,4 +49,4 @@ def with_whet(width: int, count: int, views: str = "") -> Chunk:
         for batch in batches:
             whole(batch)
 
-    return timed(predict)
+    return timed(predict, time.process_time)
