@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from whet.objectives import Objective as Objective
     from whet.optim import parameter_groups as parameter_groups
     from whet.predict import Predictor as Predictor
+    from whet.preparing import channels_last as channels_last
+    from whet.preparing import initialise as initialise
+    from whet.preparing import reinitialise_top as reinitialise_top
+    from whet.preparing import zero_init_residual as zero_init_residual
     from whet.rate_finder import find_lr as find_lr
     from whet.robustness import robust_accuracy as robust_accuracy
     from whet.run import Run as Run
@@ -36,9 +40,10 @@ _HOMES = {
     "About": "tasks", "Batch": "batch", "Forward": "forward", "Layer": "method",
     "Members": "members", "Method": "method", "Objective": "objectives", "Predictor": "predict",
     "Recipe": "stage", "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
-    "Study": "study.study", "Task": "task", "WhetError": "errors", "find_lr": "rate_finder",
-    "parameter_groups": "optim",
-    "robust_accuracy": "robustness",
+    "Study": "study.study", "Task": "task", "WhetError": "errors",
+    "channels_last": "preparing", "find_lr": "rate_finder", "initialise": "preparing",
+    "parameter_groups": "optim", "reinitialise_top": "preparing",
+    "robust_accuracy": "robustness", "zero_init_residual": "preparing",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
