@@ -144,7 +144,6 @@ def test_no_branch_is_dead(zero: Any) -> None:
 
 
 @trap(right=zero_init_residual, wrong=every_last_norm)
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_post_norm_transformer_keeps_its_input(zero: Any) -> None:
     model, x = encoder(norm_first=False), torch.randn(2, 5, 8)
     try:
