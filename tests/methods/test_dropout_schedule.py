@@ -123,6 +123,15 @@ def test_layers_drop_in_their_own_way(kind: Any, inplace: bool) -> None:
         assert torch.equal(layer(x), x)
 
 
+def test_one_within_another_takes_its_share_of_that() -> None:
+    layer = nn.Dropout(0.5)
+    with dropping([layer], 1.0, rate=0.8):
+        with dropping([layer], 0.25):
+            assert float(layer(WIDE).eq(0).float().mean()) == pytest.approx(0.2, abs=0.01)
+        assert float(layer(WIDE).eq(0).float().mean()) == pytest.approx(0.8, abs=0.01)
+    assert layer.p == 0.5
+
+
 def test_attention_and_recurrent_layers_of_torch() -> None:
     attention = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
     recurrent = nn.LSTM(4, 4, num_layers=2, dropout=0.5)

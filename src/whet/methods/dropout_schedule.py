@@ -90,7 +90,7 @@ def dropping(
     handles = [_ready(module) for module in modules]
     try:
         for module, name, own in before:
-            wanted = share * (own if rate is None else rate)
+            wanted = share * (_STANDING.get(module, own) if rate is None else rate)
             if name == "p":  # in a compiled graph a rate is a constant: the hook has the true one
                 _STANDING[module], wanted = wanted, 0.0
             setattr(module, name, wanted)
