@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from whet.objectives import Objective as Objective
     from whet.optim import parameter_groups as parameter_groups
     from whet.predict import Predictor as Predictor
+    from whet.preparing import channels_last as channels_last
+    from whet.preparing import initialise as initialise
+    from whet.preparing import reinitialise_top as reinitialise_top
+    from whet.preparing import zero_init_residual as zero_init_residual
     from whet.rate_finder import find_lr as find_lr
     from whet.robustness import robust_accuracy as robust_accuracy
     from whet.run import Run as Run
@@ -41,11 +45,11 @@ _HOMES = {
     "About": "tasks", "Batch": "batch", "Forward": "forward", "Layer": "method",
     "Members": "members", "Method": "method", "Objective": "objectives", "Predictor": "predict",
     "Recipe": "stage", "Resource": "method", "Run": "run", "Stack": "stack", "Stage": "stage",
-    "Study": "study.study", "Task": "task", "WhetError": "errors", "find_lr": "rate_finder",
-    "from_pretrained": "hub", "parameter_groups": "optim", "push_to_hub": "hub",
-    "save_pretrained": "hub",
-    "resolution_sweep": "study.resolution",
-    "robust_accuracy": "robustness",
+    "Study": "study.study", "Task": "task", "WhetError": "errors",
+    "channels_last": "preparing", "find_lr": "rate_finder", "from_pretrained": "hub",
+    "initialise": "preparing", "parameter_groups": "optim", "push_to_hub": "hub",
+    "reinitialise_top": "preparing", "resolution_sweep": "study.resolution",
+    "robust_accuracy": "robustness", "save_pretrained": "hub", "zero_init_residual": "preparing",
 }  # fmt: skip
 
 _MODULES = {"recipes"}

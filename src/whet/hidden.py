@@ -8,7 +8,6 @@ with the model, in the way of `whet.compiling`; what they do is looked up by mod
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable imports the compiler at once
 
-from whet import compiling, embedding, mixing
+from whet import compiling, embedding, mixing, modes
 from whet.errors import NotApplicable
 from whet.mixing import Mixture
 
@@ -55,7 +54,7 @@ def places(model: nn.Module, at: str, exclude: Sequence[str], who: str) -> list[
             words = embedding.modules(model, "*", exclude, who)
             found[WORDS] = Place(WORDS, tuple(words.values()), words=True)
             continue
-        names = [name for name in modules if _matches(name, pattern)]
+        names = [name for name in modules if modes.same_depth(name, pattern)]
         if not names:
             there = ", ".join([WORDS, *modules][:30])
             raise NotApplicable(
@@ -71,11 +70,6 @@ def places(model: nn.Module, at: str, exclude: Sequence[str], who: str) -> list[
     if not found:
         raise NotApplicable(who, f"at={at!r} names no layer: use {WORDS!r}, or names of layers.")
     return list(found.values())
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, globs = name.split("."), pattern.split(".")
-    return len(parts) == len(globs) and all(map(fnmatch.fnmatchcase, parts, globs))
 
 
 class Mixing:

@@ -72,6 +72,12 @@ def match(names: Sequence[str], pattern: str) -> list[str]:
     ]  # fmt: skip
 
 
+def same_depth(name: str, pattern: str) -> bool:
+    """Whether a glob matches a dotted name, part by part: `*` stands for one part."""
+    parts, globs = name.split("."), pattern.split(".")
+    return len(parts) == len(globs) and all(map(fnmatch.fnmatchcase, parts, globs))
+
+
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     """Stop the gradients of the parameters that match, and give the modules wholly frozen.
 

@@ -131,6 +131,8 @@ SCOPES: list[dict[str, Any]] = [
     {"name": "manifold_mixup", "at": "hidden"},
     {"name": "manifold_mixup", "at": "embedding", "alpha": 2.0},
     {"name": "embedding_noise", "alpha": 50.0},
+    {"name": "dropout_schedule", "kind": "linear", "rate": 0.9, "first": 0.5},
+    {"name": "stochastic_depth", "rate": 0.9, "at": "norm"},
     {"name": "moco", "queue": 10, "momentum": 0.9, "dim": 4, "at": "head"},
     {"name": "negative_correlation"},
 ]

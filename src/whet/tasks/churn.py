@@ -43,7 +43,9 @@ ABOUT = About(
     },
     left_out={
         "augment": "a choice of its own, of strengths; ask for it by --methods augment",
+        "dropout_schedule": "a choice of its own, of early or late; ask for it by --methods",
         "embedding_noise": "ask for it by --methods embedding_noise, or with scope=inputs",
+        "stochastic_depth": "the network has no residual block",
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "pgd": "four passes for every update; ask for it by --methods pgd",
         "pgd_inputs": "eight passes for every update; ask for it by --methods pgd_inputs",

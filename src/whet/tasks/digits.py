@@ -39,8 +39,10 @@ ABOUT = About(
     left_out={
         "fgm": "the model has no embedding to attack",
         "augment": "a choice of its own, of strengths; ask for it by --methods augment",
+        "dropout_schedule": "a choice of its own, of early or late; ask for it by --methods",
         "embedding_noise": "the model has no embedding; ask for scope=inputs by --methods",
         "manifold_mixup": "mixup beside it; ask for it by --methods manifold_mixup:at=norm1",
+        "stochastic_depth": "the network has no residual block",
         "freelb": "the model has no embedding to attack",
         "pgd": "the model has no embedding to attack",
         "pgd_inputs": "eight passes for every update; ask for it by --methods pgd_inputs",

@@ -36,6 +36,7 @@ ABOUT = About(
     settings={
         "sphereface": {"decay": 1.0},  # of few updates most should have the margin
         "augment": {"kind": "tokens"},
+        "stochastic_depth": {"at": "blocks.*"},
         "embedding_noise": {"alpha": 0.5},  # a dozen words, and vectors that begin at 0.1
         "ema": {"decay": 0.98},
         "fast_fgsm": {"scope": "embeddings", "epsilon": 0.01},
@@ -44,7 +45,9 @@ ABOUT = About(
     },
     left_out={
         "augment": "a choice of its own, of strengths; ask for it by --methods augment",
+        "dropout_schedule": "a choice of its own, of early or late; ask for it by --methods",
         "embedding_noise": "ask for it by --methods embedding_noise",
+        "stochastic_depth": "the encoder has two blocks; ask for it by --methods stochastic_depth",
         "freelb": "three passes for every update; ask for it by --methods freelb",
         "pgd": "four passes for every update; ask for it by --methods pgd",
         "pgd_inputs": "the inputs are numbers of words, which cannot be moved",
