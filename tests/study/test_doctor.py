@@ -42,7 +42,7 @@ def test_what_is_wrong_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_one_batch_job(tmp_path: Path) -> None:
     file = tmp_path / "jobs.toml"
     file.write_text('kind = "local"\nperiod_s = 0.1\n')
-    found = list(doctor.check(tmp_path, executor=file, wait=60))
+    found = list(doctor.check(tmp_path, executor=file, wait=100))
     assert wrong(found) == []
     told = [each.what for each in found if each.where != doctor.HERE]
     assert told == ["shared folder", "versions and code", "cores", "GPUs", "clock"]
@@ -52,7 +52,7 @@ def test_one_batch_job(tmp_path: Path) -> None:
 def test_a_job_that_does_not_answer(tmp_path: Path) -> None:
     file = tmp_path / "jobs.toml"
     file.write_text('kind = "local"\nperiod_s = 0.1\npython = "false"\n')
-    found = list(doctor.check(tmp_path, executor=file, wait=60))
+    found = list(doctor.check(tmp_path, executor=file, wait=100))
     assert wrong(found) == ["answer"]
     assert "is ended" in found[-1].found
 
