@@ -60,7 +60,7 @@ def task(seed: int) -> Task:
     order = torch.randperm(len(parts.train), generator=seeding.generator(seed, "labelled"))
     drawn = torch.as_tensor(parts.train)[order]
     labelled, without = drawn[:LABELLED], drawn[LABELLED : LABELLED + UNLABELLED]
-    with seeding.borrowed(seeding.key(seed, "init")):
+    with seeding.initial(seed):
         model = networks.convolutional(1, 28, 28, 10)
     return Task(
         model=model,

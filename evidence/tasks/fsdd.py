@@ -66,7 +66,7 @@ def task(seed: int) -> Task:
     def rows(chosen: np.ndarray) -> tuple[Tensor, Tensor]:
         return inputs[chosen], labels[chosen]
 
-    with seeding.borrowed(seeding.key(seed, "init")):
+    with seeding.initial(seed):
         model = networks.convolutional(1, BANDS, inputs.shape[3], 10)
     return Task(
         model=model, train=rows(parts.train), select=rows(parts.select), judge=rows(parts.judge),

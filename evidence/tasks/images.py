@@ -31,7 +31,7 @@ def task(name: str, seed: int, shares: tuple[float, float, float]) -> Task:
     def rows(chosen: np.ndarray) -> tuple[Tensor, Tensor]:
         return images[chosen], labels[chosen]
 
-    with seeding.borrowed(seeding.key(seed, "init")):
+    with seeding.initial(seed):
         model = networks.convolutional(*images.shape[1:], classes=10)
     return Task(
         model=model, train=rows(parts.train), select=rows(parts.select), judge=rows(parts.judge),

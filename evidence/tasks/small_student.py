@@ -26,7 +26,7 @@ ABOUT = About(
 def task(seed: int) -> Task:
     """The task of one seed; the teacher has seen the same rows as the student will."""
     given = fsdd.task(seed)
-    with seeding.borrowed(seeding.key(seed, "init")):
+    with seeding.initial(seed):
         student = networks.convolutional(1, fsdd.BANDS, given.train[0].shape[3], 10, size=4)
     teacher = taught(given, seed)
     return replace(given, model=student, resources={"teacher": teacher}, name="small_student")

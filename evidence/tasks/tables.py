@@ -30,7 +30,7 @@ def task(name: str, seed: int, metrics: Sequence[str]) -> Task:
         own = whole.take(chosen)
         return columns.encode(own.inputs), torch.as_tensor(own.targets)
 
-    with seeding.borrowed(seeding.key(seed, "init")):
+    with seeding.initial(seed):
         model = TableNet(columns.cardinalities, len(columns.number_names), 2)
     return Task(
         model=model, train=rows(parts.train), select=rows(parts.select), judge=rows(parts.judge),

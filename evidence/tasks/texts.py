@@ -50,7 +50,7 @@ def task(
         return vocabulary.encode(own.inputs, length), torch.as_tensor(own.targets)
 
     assert found.classes is not None
-    with seeding.borrowed(seeding.key(seed, "init")):
+    with seeding.initial(seed):
         made = model(len(vocabulary), len(found.classes))
     return Task(
         model=made, train=coded(rows.train), select=coded(rows.select), judge=coded(rows.judge),

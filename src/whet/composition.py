@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from whet import methods, nesting
+from whet import methods, nesting, sources
 from whet.errors import NotApplicable
 from whet.loading import open_loader
 from whet.run import Run
@@ -23,7 +23,7 @@ Settings = Mapping[str, Any]
 def compose(
     source: Source, given: Sequence[Settings], seed: int, *, updates: int | None = None,
     epochs: float | None = None, needs: Sequence[str] = PARTS,
-    after: Sequence[Settings] | None = None, share: float = 0.25, **run: Any,
+    after: Sequence[Settings] | None = None, share: float = 0.25, start: int = 0, **run: Any,
 ) -> tuple[list[dict[str, Any]], Run]:  # fmt: skip
     """A run of a task with methods, and the companions that these must not stand without.
 
@@ -39,6 +39,7 @@ def compose(
         needs: parts that the task must have.
         after: settings of the methods of a stage of fine-tuning that follows; None has none.
         share: of the length: how long that stage is.
+        start: which initial weights, as `Source.task` has it; order and noise are others too.
         run: what else `Run` takes.
 
     Raises:
@@ -48,16 +49,16 @@ def compose(
     if after is not None:  # which of its companions apply shows in a run of its own
         beside = {name: value for name, value in run.items() if name not in ("folder", "callbacks")}
         later, _ = compose(
-            source, after, seed, updates=updates, epochs=epochs, needs=needs, **beside
+            source, after, seed, updates=updates, epochs=epochs, needs=needs, start=start, **beside
         )
     while True:
         every = [*map(dict, given), *extra]
-        task = source.task(seed, needs)
+        task = source.task(seed, needs, start)
         stages = [stage_of(source.about, task, every, updates, epochs)]
         if later is not None:
             stages.append(_fine(source.about, task, stages[0], later, share))
         try:
-            made = Run(task, Recipe(stages), seed, **run)
+            made = Run(task, Recipe(stages), sources.seed_of(seed, start), **run)
             made.stack.open()
         except NotApplicable as error:
             if error.method not in [each["name"] for each in extra]:

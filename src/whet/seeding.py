@@ -10,11 +10,13 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import torch
 
 _MASK = (1 << 64) - 1
+_START: ContextVar[int] = ContextVar("start", default=0)
 
 
 def mix(key: int, value: int) -> int:
@@ -75,6 +77,24 @@ def borrowed(seed: int | None = None) -> Iterator[None]:
         random.setstate(python)
         for peer, state in zip(peers, states, strict=True):
             peer.set_state(state)
+
+
+@contextmanager
+def starting(start: int) -> Iterator[None]:
+    """Tasks that are made within begin from other initial weights; 0 are a seed's own."""
+    token = _START.set(start)
+    try:
+        yield
+    finally:
+        _START.reset(token)
+
+
+@contextmanager
+def initial(seed: int) -> Iterator[None]:
+    """Draw initial weights by the seed, whatever else is drawn."""
+    start = _START.get()
+    with borrowed(key(seed, "init", *([start] if start else []))):
+        yield
 
 
 def states() -> tuple[torch.Tensor, object, list[torch.Tensor]]:

@@ -50,17 +50,19 @@ class Source:
     file: Path | None = None
     read: Callable[[Path, int], Any] | None = None
 
-    def task(self, seed: int, needs: Sequence[str] = PARTS) -> Task:
+    def task(self, seed: int, needs: Sequence[str] = PARTS, start: int = 0) -> Task:
         """The task of one seed; what draws without a generator of its own is seeded by it.
 
         Args:
             seed: decides the split, the initial weights and whatever else the task draws.
             needs: parts that it must have, beside the one to train on.
+            start: 0 for the task's own initial weights; another number for others on the same
+                split, which the task's code draws by `seed` itself.
 
         Raises:
             InputError: the task's code raised, or gave no Task; with the lines it happened in.
         """
-        with seeded(seed):
+        with seeded(seed, start):
             try:
                 made = self.make(seed)
             except WhetError:
@@ -146,13 +148,40 @@ def _checked(about: object, where: str, doc: str | None) -> About:
     return About(**{**vars(about), "title": title})
 
 
+def check_start(source: Source, seed: int, made: Task) -> None:
+    """Refuse a task of another start whose parts hold other rows than those of the seed's own.
+
+    An ensemble of such models would be judged on rows that some of its members were trained on.
+
+    Raises:
+        InputError: the data lies in memory and is another.
+    """
+    if fingerprint(made) != fingerprint(source.task(seed, needs=())):
+        raise InputError(
+            f"task({seed}) of {source.name} draws its rows from the global generators: with other "
+            "initial weights its parts would hold other rows, and a member of an ensemble would be "
+            "judged on what another was trained on. Draw and split them by the seed alone, as "
+            "whet.data.split(..., seed=seed) does."
+        )
+
+
+def seed_of(seed: int, start: int) -> int:
+    """The seed of a training that begins from other weights: that of the task, for its own.
+
+    >>> seed_of(3, 0), seed_of(3, 1) == seed_of(3, 2)
+    (3, False)
+    """
+    return seeding.key(seed, "start", start) >> 11 if start else seed  # 53 bits: whole in JSON
+
+
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int, start: int = 0) -> Iterator[None]:
     """Seed what a file draws from when it seeds nothing itself, and put it back."""
+    drawn = seed_of(seed, start)
     numpys = np.random.get_state()  # noqa: NPY002 - the user's code may use the global one
     python = random.getstate()
-    with seeding.borrowed(seeding.key(seed, "task")):
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+    with seeding.borrowed(seeding.key(drawn, "task")), seeding.starting(start):
+        np.random.seed(drawn % 2**32)  # noqa: NPY002
         try:
             yield
         finally:

@@ -86,6 +86,13 @@ def fit(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what was trained in the folder.")
     ] = False,
+    start: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Begin from other initial weights, on the same split. 0 are "
+            "those of the seed.",
+        ),
+    ] = 0,
 ) -> None:  # fmt: skip
     """Train one model and write it, with its metrics, into a folder.
 
@@ -110,7 +117,7 @@ def fit(
     names = [name.strip() for name in (log or "").split(",") if name.strip()]
     request = Request(
         task if file is None else places.name_of(file), file, recipe, methods, out, seed, device,
-        precision, updates, epochs, names, overfit, profile, anomaly, fresh,
+        precision, updates, epochs, names, overfit, profile, anomaly, fresh, start,
     )  # fmt: skip
     _diagnose(request) if request.diagnoses else _fit(request)
 
@@ -128,7 +135,7 @@ def _fit(request: Request) -> None:
             typer.echo(plain(said, lines=True), err=True)
         raise
     if fitted.leads:
-        _show(fitted.about["metrics"])
+        show_metrics(fitted.about["metrics"])
         typer.echo(f"model: {fitted.model}")
 
 
@@ -176,7 +183,7 @@ def evaluate(
         typer.echo(files.to_json({**told, "notes": found.notes}, 2))
         return
     _notes(found.notes)
-    _show({part: metrics})
+    show_metrics({part: metrics})
 
 
 def predict(
@@ -228,7 +235,7 @@ def _notes(notes: Sequence[str]) -> None:
         typer.echo(f"note: {note}", err=True)
 
 
-def _show(metrics: Mapping[str, Mapping[str, float]]) -> None:
+def show_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     """Metrics as lines and parts as columns."""
     from rich.table import Table
 

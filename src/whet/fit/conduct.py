@@ -6,16 +6,17 @@ import datetime
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whet import composition, description, evaluation, optim, sources
+from whet.callback import Callback
 from whet.errors import CheckpointError
 from whet.fit import recipes
-from whet.fit.folder import ANEW, Folder
+from whet.fit.folder import ALONE, ANEW, Folder
 from whet.fit.request import Request
 from whet.methods import registry
 from whet.run import Run
@@ -46,8 +47,12 @@ class Fitted:
     leads: bool
 
 
-def fit(request: Request) -> Fitted:
+def fit(request: Request, callbacks: Sequence[Callback] = ()) -> Fitted:
     """Train once and write the model; goes on where an earlier call was stopped.
+
+    Args:
+        request: what is asked for.
+        callbacks: told of the training.
 
     Raises:
         InputError: the request, the task or the recipe has a mistake, or the folder holds
@@ -59,6 +64,7 @@ def fit(request: Request) -> Fitted:
     folder = Folder(request.folder)
     with folder.held() if leads() else nullcontext():
         told, run = _begun(request, source, folder)
+        run.callbacks += callbacks
         run.evaluate_every = max(1, composition.whole_length(run.recipe, run.task) // EVALUATIONS)
         with _interruptible(run):
             run.fit()
@@ -73,10 +79,12 @@ def leads() -> bool:
     return LAUNCHED not in os.environ or int(os.environ["RANK"]) == 0
 
 
-def _identity(request: Request, source: Source) -> dict[str, Any]:
+def identified(request: Request, source: Source, kind: str = ALONE) -> dict[str, Any]:
+    """What may not differ where a training goes on from files, as far as it is known before."""
     name = "" if request.file else source.name
     return {
-        "task": source.name, "seed": request.seed, "precision": request.precision,
+        "task": source.name, "kind": kind, "seed": request.seed, "start": request.start,
+        "precision": request.precision,
         "code": identity.code_of(registry(), name, request.file),
     }  # fmt: skip
 
@@ -86,28 +94,30 @@ def _begun(request: Request, source: Source, folder: Folder) -> tuple[dict[str, 
 
     Only the process that writes looks at what is in the folder.
     """
-    identified = _identity(request, source)
+    its = identified(request, source)
     if leads():
         folder.check_own()
-        _free(request, source, folder, identified)
+        _free(request, source, folder, its)
     try:
         methods, run = recipes.made(request, source, folder=request.folder, log=request.log)
     except CheckpointError as error:
         error.add_note(f"of `whet fit`: {ANEW}")
         raise
-    identified |= {"data": sources.fingerprint(run.task)}
-    told = _about(request, source, run, methods, identified)
+    if request.start:
+        sources.check_start(source, request.seed, run.task)
+    its |= {"data": sources.fingerprint(run.task)}
+    told = _about(request, source, run, methods, its)
     if leads():
-        folder.claim(identified)
+        folder.claim(its)
         if not folder.model.exists():
             folder.write({**told, "status": "training"})
     return told, run
 
 
-def _free(request: Request, source: Source, folder: Folder, identified: dict[str, Any]) -> None:
+def _free(request: Request, source: Source, folder: Folder, its: dict[str, Any]) -> None:
     """See that nothing else was trained in the folder; `fresh` removes what was."""
     if not request.fresh:
-        folder.claim(identified)
+        folder.claim(its)
         return
     alone = LAUNCHED not in os.environ  # several processes would have to make a run together
     if folder.trained() and alone:  # mistakes come up before anything is removed
@@ -117,14 +127,14 @@ def _free(request: Request, source: Source, folder: Folder, identified: dict[str
 
 def _about(
     request: Request, source: Source, run: Run, methods: list[dict[str, Any]] | None,
-    identified: dict[str, Any],
+    its: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What is known of a model before it is trained."""
     task = {"name": source.name, "title": source.about.title or source.name}
     classes = run.task.classes
     return {
-        "task": task | {name: identified[name] for name in ("code", "data")},
-        "seed": request.seed, "precision": request.precision,
+        "task": task | {name: its[name] for name in ("code", "data")},
+        "seed": request.seed, "start": request.start, "precision": request.precision,
         "batch_size": _evaluation_batch(run), "methods": methods,
         "recipe": description.describe(run.recipe), "explain": run.stack.explain(),
         "groups": optim.table(run.stack.optimizer, run.module),

@@ -6,6 +6,8 @@ fit.json            what was trained, with what, and how good it is; its status 
 checkpoints/        where the same command goes on
 metrics.csv  run.json       of the run, as `Run` writes them
 trace.json  profile.txt     of --profile
+members/NAME/       of an ensemble: each one's folder, as this one
+training/           of an ensemble: what trained them, and what they printed
 ```
 """
 
@@ -24,13 +26,17 @@ from whet.fit.request import LARGEST
 from whet.study import files, redact
 
 FORMAT = 1
-ABOUT, MODEL, LOCK = "fit.json", "model.safetensors", "fit.lock"
-TRAINED = ("checkpoints", MODEL)  # which another training must not go on from, nor replace
+ABOUT, MODEL, LOCK, MEMBERS = "fit.json", "model.safetensors", "fit.lock", "members"
+TRAINED = ("checkpoints", MODEL, MEMBERS)  # which another training must not go on from, nor replace
 TRACES = ("trace.json", "profile.txt")
-OURS = (ABOUT, *TRAINED, *TRACES, "metrics.csv", "run.json", "trackers.json", "tensorboard")
+OURS = (ABOUT, *TRAINED, *TRACES, "metrics.csv", "run.json", "trackers.json", "tensorboard",
+        "training")  # fmt: skip
+ALONE, ENSEMBLE = "of one training", "of several trainings"
 ANEW = "--fresh begins anew there, and --out names another folder."
 DIFFERENT = {
+    "kind": "{before}, and this is one {now}",
     "seed": "of seed {before}, and this is seed {now}",
+    "start": "that began from the weights of start {before}, and this is start {now}",
     "precision": "trained in {before}, and this is {now}",
     "code": "whose task, or whet itself, had other code",
     "data": "trained on other data",
@@ -54,14 +60,18 @@ class About(_Shape):
     status: Literal["training", "done"]
     task: _Task
     seed: Annotated[int, Field(ge=0, lt=LARGEST)]
+    start: Annotated[int, Field(ge=0, lt=LARGEST)] = 0
     precision: Literal["fp32", "bf16", "fp16"]
     batch_size: Annotated[int, Field(ge=1, lt=1 << 31)] = 256
     command: str = ""
+    members: list[dict[str, Any]] | None = None
 
     def identity(self) -> dict[str, Any]:
         """What may not differ where one training goes on from another's files."""
-        return {"task": self.task.name, "seed": self.seed, "precision": self.precision,
-                "code": self.task.code, "data": self.task.data}  # fmt: skip
+        kind = ALONE if self.members is None else ENSEMBLE
+        own = {"seed": self.seed, "start": self.start, "precision": self.precision}
+        task = {"task": self.task.name, "code": self.task.code, "data": self.task.data}
+        return {**task, "kind": kind, **own}
 
 
 class Folder:

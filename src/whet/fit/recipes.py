@@ -30,10 +30,11 @@ def made(request: Request, source: Source, **run: Any) -> tuple[list[dict[str, A
         given = _methods(request, source)
         return composition.compose(
             source, given, request.seed, updates=request.updates, epochs=request.epochs, needs=(),
-            **run,
+            start=request.start, **run,
         )  # fmt: skip
-    task = source.task(request.seed, needs=())
-    begun = Run(task, load(request.recipe, task, request.seed), request.seed, **run)
+    task = source.task(request.seed, needs=(), start=request.start)
+    seed = sources.seed_of(request.seed, request.start)
+    begun = Run(task, load(request.recipe, task, request.seed), seed, **run)
     begun.stack.open()  # what does not apply is said now
     return None, begun
 

@@ -34,6 +34,7 @@ class Request:
         profile: trace so many updates and keep nothing else.
         anomaly: look for the first NaN and keep nothing.
         fresh: forget what was trained in the folder.
+        start: 0 for the task's own initial weights, another number for others on the same split.
     """
 
     task: str
@@ -51,6 +52,7 @@ class Request:
     profile: int | None = None
     anomaly: bool = False
     fresh: bool = False
+    start: int = 0
 
     @property
     def folder(self) -> Path:
@@ -65,11 +67,11 @@ class Request:
     @property
     def command(self) -> str:
         """The command line that asks for this model; it continues rather than begins anew."""
-        words = ["whet", "fit", _near(self.file) or self.task]
-        usual = {"seed": 0, "device": "auto", "precision": "fp32"}
+        words = ["whet", "fit", near(self.file) or self.task]
+        usual = {"seed": 0, "start": 0, "device": "auto", "precision": "fp32"}
         given = {name: getattr(self, name) for name in usual}
         given = {name: value for name, value in given.items() if value != usual[name]}
-        given |= {"recipe": _near(self.recipe), "methods": self.methods, "out": _near(self.out)}
+        given |= {"recipe": near(self.recipe), "methods": self.methods, "out": near(self.out)}
         named = ",".join(name for name in self.log if isinstance(name, str))
         given |= {"updates": self.updates, "epochs": self.epochs, "log": named or None}
         for name, value in given.items():
@@ -99,6 +101,8 @@ class Request:
             raise InputError(f"--epochs is {self.epochs}; it must be above 0.")
         if not 0 <= self.seed < LARGEST:
             raise InputError(f"--seed is {self.seed}; it must lie in [0, {LARGEST}).")
+        if not 0 <= self.start < LARGEST:
+            raise InputError(f"--start is {self.start}; it must lie in [0, {LARGEST}).")
         if self.diagnoses and (self.log or self.fresh):
             option = "--log" if self.log else "--fresh"
             raise InputError(
@@ -107,7 +111,7 @@ class Request:
             )
 
 
-def _near(path: Path | None) -> str | None:
+def near(path: Path | None) -> str | None:
     """A path as others may see it: from here on, where it lies below."""
     if path is None:
         return None

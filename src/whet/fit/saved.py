@@ -88,15 +88,25 @@ def load(
     Raises:
         InputError, CheckpointError: the folder holds no model, or one of another architecture.
     """
-    place = Folder(folder)
-    about = place.finished()
+    about = Folder(folder).finished()
     source = sources.load(task, file)
     chosen = about.seed if seed is None else seed
     made = source.task(chosen, needs=())
     made.model.to(devices.pick(device))
-    predictor = Predictor.load(place.model, made.model, made.resources)
+    return opened(folder, about, source, made, chosen, device)
+
+
+def opened(
+    folder: Path, about: About, source: Source, task: Task, seed: int, device: str
+) -> Saved:  # fmt: skip
+    """A model from its folder, beside a task that was made for it and stands on the device.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another architecture.
+    """
+    predictor = Predictor.load(Folder(folder).model, task.model, task.resources)
     _compute_as_trained(predictor, about, device)
-    return Saved(source, made, chosen, about, predictor, _notes(about, source, made, chosen))
+    return Saved(source, task, seed, about, predictor, _notes(about, source, task, seed))
 
 
 def _read(read: Callable[[Path, int], Any], path: Path, seed: int, file: Path | None) -> Any:

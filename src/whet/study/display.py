@@ -82,18 +82,20 @@ class Bars:
         total: runs.
         metric: the deciding one.
         store: whose runs tell there what they are at; None where they do not.
+        what: the word before the bar.
     """
 
     def __init__(
-        self, console: Console, total: int, metric: str, store: Store | None = None
-    ) -> None:
+        self, console: Console, total: int, metric: str, store: Store | None = None,
+        what: str = "study",
+    ) -> None:  # fmt: skip
         self._console, self._metric, self._pace = console, metric, Pace(total)
         self._store = store
         self.overall = Progress(
-            TextColumn("[bold]study"), BarColumn(24), MofNCompleteColumn(), Elapsed(),
+            TextColumn(f"[bold]{what}"), BarColumn(24), MofNCompleteColumn(), Elapsed(),
             TextColumn("{task.fields[left]}"), console=console,
         )  # fmt: skip
-        self._bar = self.overall.add_task("study", total=total, left="")
+        self._bar = self.overall.add_task(what, total=total, left="")
         self._running: dict[str, tuple[Node, float]] = {}
         self._seen: tuple[float, list[Now]] = (float("-inf"), [])
 
@@ -144,13 +146,13 @@ class Bars:
 
 @contextmanager
 def progress(
-    console: Console, total: int, metric: str, store: Store | None = None
+    console: Console, total: int, metric: str, store: Store | None = None, what: str = "study"
 ) -> Iterator[Lines | Bars]:
     """The display that suits the terminal; nothing of it stays behind."""
     if not (console.is_terminal or console.is_jupyter) or not total:
         yield Lines(console, total, metric)
         return
-    bars = Bars(console, total, metric, store)
+    bars = Bars(console, total, metric, store, what)
     with Live(bars, console=console, transient=True, refresh_per_second=8):
         yield bars
 

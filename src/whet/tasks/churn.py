@@ -133,7 +133,7 @@ def task(seed: int) -> Task:
         own = whole.take(chosen)
         return columns.encode(own.inputs), torch.as_tensor(own.targets)
 
-    with seeding.borrowed(seeding.key(seed, "init")):
+    with seeding.initial(seed):
         model = TableNet(columns.cardinalities, len(columns.number_names), len(data.classes))
     return Task(
         model=model, train=rows(parts.train), select=rows(parts.select), judge=rows(parts.judge),

@@ -123,7 +123,7 @@ def task(seed: int) -> Task:
     order = torch.randperm(len(images), generator=seeding.generator(seed, "split"))
     ends = (TRAIN, TRAIN + UNLABELLED, TRAIN + UNLABELLED + SELECT)
     train, unlabelled, select, judge = order.tensor_split(ends)
-    with seeding.borrowed(seeding.key(seed, "init")):
+    with seeding.initial(seed):
         model = DigitsNet()
     return Task(
         model=model,

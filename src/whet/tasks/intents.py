@@ -168,7 +168,7 @@ def task(seed: int) -> Task:
         own = whole.take(chosen)
         return vocabulary.encode(own.inputs, LENGTH), torch.as_tensor(own.targets)
 
-    with seeding.borrowed(seeding.key(seed, "init")):
+    with seeding.initial(seed):
         model = TextEncoder(len(vocabulary), len(data.classes), longest=LENGTH)
     return Task(
         model=model, train=rows(parts.train), select=rows(parts.select), judge=rows(parts.judge),
