@@ -8,7 +8,17 @@ from functools import cache, partial
 
 from torch import nn
 
-from benchmarks import averages, costs, engines, predictions, steps, storage, studies, updates
+from benchmarks import (
+    averages,
+    costs,
+    engines,
+    members,
+    predictions,
+    steps,
+    storage,
+    studies,
+    updates,
+)
 from benchmarks.averages import Size
 from benchmarks.children import at_once, memory
 from benchmarks.deep import Work, numbers, pictures, sentences
@@ -199,6 +209,22 @@ def _memory(setting: Setting, repeats: int) -> Group:
     )  # fmt: skip
 
 
+def _members(count: int, updates: int, repeats: int) -> Group:
+    makers = {
+        "one at a time": partial(members.trained, count, updates, 1),
+        "two at a time": partial(members.trained, count, updates, 2),
+        "a process": partial(at_once, TWENTY_MS, "whet"),
+        "two processes at once": partial(at_once, TWENTY_MS, "whet", 2),
+    }
+    free = Condition("with two free cores", "two processes at once", "a process", 1.15)
+    entry = Entry(
+        "members_in_parallel", "two at a time", "one at a time", most=0.7, where=free,
+        note=f"whet ensemble digits, {count} members of {updates} updates each; all of it counts, "
+        "from the command to the written mean, the start of two workers too",
+    )  # fmt: skip
+    return Group(makers, [entry], repeats, 1, "ensemble", each=0)
+
+
 def _studies(setting: Setting, updates: int, repeats: int) -> Group:
     makers = {
         "study": partial(studies.as_it_is, setting, updates),
@@ -226,6 +252,7 @@ def groups() -> list[Group]:
         *_predictions(64, 256, repeats=20),
         *_storage(averages.FULL, repeats=20),
         _studies(TWENTY_MS, 300, repeats=10),
+        _members(4, 3000, repeats=5),
         _processes(TWENTY_MS, repeats=30),
         _memory(WIDE, repeats=5),
     ]
@@ -238,6 +265,6 @@ def quick() -> list[Group]:
         _nothing(), *_costs(*SHALLOW),
         _engines(tiny, "small", 1.10, 1), _engines(tiny, "10ms", 1.02, 1),
         _averages(small), _updates(small, 1), *_predictions(4, 16, 1), *_storage(small, 1),
-        _studies(tiny, 8, 1), _processes(tiny, 1), _memory(tiny, 1),
+        _studies(tiny, 8, 1), _members(2, 4, 1), _processes(tiny, 1), _memory(tiny, 1),
     ]  # fmt: skip
     return [replace(group, repeats=1, warmup=0) for group in made]

@@ -27,7 +27,7 @@ PROMISED = {
     "trainer_small", "trainer_10ms", "ema_vs_limit", "ema_vs_clone", "fgm", "noop_ten_us",
     "pgd", "fast_fgsm", "free_at", "vat", "r_drop", "mixup", "label_smoothing", "ema",
     "distillation", "save", "load", "study_trunks", "two_processes", "two_processes_talk",
-    "memory", "memory_ema",
+    "memory", "memory_ema", "members_in_parallel",
 }  # fmt: skip
 
 
@@ -110,6 +110,13 @@ def test_children() -> None:
     tiny = Setting((8, 16, 4), batch=8, steps=3)
     assert 0 < at_once(tiny, "whet", 2, together=True)() < 30
     assert 5e7 < memory(tiny, "hand-ema")() < 5e9  # bytes
+
+
+@pytest.mark.slow  # workers of an ensemble, and the processes that tell whether cores are free
+def test_members_side_by_side(tmp_path: Path) -> None:
+    found = quickly(tmp_path / "results.json", "members_in_parallel")["members_in_parallel"]
+    assert found["unit"] == "ms per ensemble"
+    assert found["against"].startswith("one at a time")
 
 
 def test_a_process_that_ends_is_told() -> None:

@@ -48,9 +48,9 @@ def test_from_a_task_to_predictions(
     assert call(monkeypatch, f"evaluate {model} rows.py --part select --json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["seed"], found["metrics"], found["notes"]) == (2, told["select"], [])
-    assert call(monkeypatch, f"predict {model} rows.py") == 0
+    assert call(monkeypatch, f"predict {model} --task rows.py") == 0
     assert capsys.readouterr().out == "predictions: predictions.csv\n"
-    assert call(monkeypatch, f"predict {model} rows.py --out -") == 0
+    assert call(monkeypatch, f"predict {model} --task rows.py --out -") == 0
     assert capsys.readouterr().out == Path("predictions.csv").read_text()
     assert call(monkeypatch, f"evaluate {model} rows.py --seed 3") == 0
     assert "note: the model was fitted with seed 2" in capsys.readouterr().err
@@ -72,7 +72,7 @@ def test_what_is_looked_for(
 @pytest.mark.parametrize(
     "line",
     ["fit rows.py --methods emma", "fit absent.py", "fit rows.py --updates 0",
-     "fit rows.py --seed -1", "evaluate absent rows.py", "predict absent rows.py",
+     "fit rows.py --seed -1", "evaluate absent rows.py", "predict absent --task rows.py",
      "fit rows.py --recipe rows.py"],
 )  # fmt: skip
 def test_a_mistake_is_one_message_and_exit_code_2(
@@ -125,6 +125,8 @@ def test_the_pages_commands(
         Path(name).write_text(body, "utf-8")
     (rows,) = re.findall(r"`new.csv`.*?^```text\n(.*?)^```", text, whole)
     Path("new.csv").write_text(rows, "utf-8")
+    (sample,) = re.findall(r"`sample.csv`.*?^```text\n(.*?)^```", text, whole)
+    Path("sample.csv").write_text(sample, "utf-8")
     for block in re.findall(r"^```sh\n(.*?)^```", text, whole):
         for line in block.splitlines():
             command, _, said = line.partition("#")

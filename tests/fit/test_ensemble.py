@@ -148,7 +148,7 @@ class TestWhatIsTrained:
         monkeypatch.chdir(place)
         assert call(monkeypatch, "evaluate ensemble rows.py --device cpu") == 0
         capsys.readouterr()
-        assert call(monkeypatch, "predict ensemble rows.py --out - --device cpu") == 0
+        assert call(monkeypatch, "predict ensemble --task rows.py --out - --device cpu") == 0
         lines = capsys.readouterr().out.splitlines()
         assert (lines[0], len(lines)) == ("row,p_no,p_yes,label", 11)
         assert call(monkeypatch, "push ensemble me/it --out packed") == 0

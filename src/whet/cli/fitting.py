@@ -188,40 +188,69 @@ def evaluate(
 
 def predict(
     model: Model,
-    task: Annotated[str, typer.Argument(help="The task that it was fitted to.")],
     data: Annotated[
         Path | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="A file of new rows, read by the function inputs(path, seed) of the task. "
+            "Default: the rows of --part.",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
         typer.Option(
-            help="A file of new rows, read by the function inputs(path, seed) of the task's file."
+            help="The task that it was fitted to. Needed where that is a file: its code is run, "
+            "and no model's folder may say which code that is."
         ),
     ] = None,
     part: Part = "judge",
     out: Annotated[
         Path, typer.Option(help="The file to write; a hyphen prints instead.")
     ] = Path("predictions.csv"),
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SAMPLE",
+            help="A CSV whose header and first column to keep, as a competition's sample "
+            "submission: other columns are filled with predictions.",
+        ),
+    ] = None,
+    value: Annotated[
+        str,
+        typer.Option(
+            help="With --like, where one column is to fill: [bold]label[/bold], or the class "
+            "whose probability is wanted."
+        ),
+    ] = "label",
     seed: Seed = None,
     device: Device = "auto",
 ) -> None:  # fmt: skip
     """Write what a saved model predicts, as CSV with a line for each row.
 
     Of classes it holds the probability of each and the likeliest one's name,
-    of numbers their values. Rows stand in the order of the part or file,
-    counted from 0.
+    of numbers their values. Rows stand in the order of the file or part,
+    counted from 0; with --like in the order and columns of a sample.
 
     \b
     [bold]Examples[/bold]
-      whet predict whet-models/digits digits --part select
-      whet predict model my/task.py --out judge.csv
-      whet predict model my/task.py --data new.csv
+      whet predict whet-models/churn new.csv
+      whet predict whet-models/digits --part select
+      whet predict model new.csv --task my/task.py
+      whet predict model new.csv --task my/task.py --like sample.csv --out submission.csv
     """
     from whet import places
-    from whet.fit import saved
+    from whet.fit import saved, submission
     from whet.study import files
 
-    file = places.file_of(task)
-    name = task if file is None else places.name_of(file)
+    named = saved.task_of(model, task, data)
+    file = places.file_of(named)
+    name = named if file is None else places.name_of(file)
     found = saved.load(model, name, file, seed, device)
-    text = saved.table(found, found.batches(part) if data is None else found.rows_of(data))
+    batches = found.batches(part) if data is None else found.rows_of(data)
+    if like is None:
+        text = saved.table(found, batches)
+    else:
+        text = submission.filled(like, found, batches, data, value)
     _notes(found.notes)
     if str(out) == "-":
         typer.echo(text, nl=False)

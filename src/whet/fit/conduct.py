@@ -130,10 +130,9 @@ def _about(
     its: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What is known of a model before it is trained."""
-    task = {"name": source.name, "title": source.about.title or source.name}
     classes = run.task.classes
     return {
-        "task": task | {name: its[name] for name in ("code", "data")},
+        "task": named(request, source) | {name: its[name] for name in ("code", "data")},
         "seed": request.seed, "start": request.start, "precision": request.precision,
         "batch_size": _evaluation_batch(run), "methods": methods,
         "recipe": description.describe(run.recipe), "explain": run.stack.explain(),
@@ -142,6 +141,12 @@ def _about(
         "versions": identity.versions(), "environment": run.manifest(),
         "date": datetime.date.today().isoformat(), "command": request.command,
     }  # fmt: skip
+
+
+def named(request: Request, source: Source) -> dict[str, str | None]:
+    """What a task is called, and its file; not where that lies."""
+    title, file = source.about.title or source.name, request.file
+    return {"name": source.name, "title": title, "file": None if file is None else file.name}
 
 
 def _evaluation_batch(run: Run) -> int:

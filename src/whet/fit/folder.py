@@ -51,6 +51,7 @@ class _Task(_Shape):
     name: str
     code: str
     data: str | None = None
+    file: str | None = None
 
 
 class About(_Shape):

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from whet import code_files, evaluation, sources
+from whet import code_files, evaluation, sources, tasks
 from whet import device as devices
 from whet.batch import Batch
 from whet.errors import InputError, UnknownName, WhetError
@@ -23,6 +25,7 @@ from whet.predict import Predictor
 from whet.sources import Source
 from whet.task import Task
 
+Array = NDArray[Any]
 PARTS = ("judge", "select", "train")
 READER = '''def inputs(path, seed):
     """The rows of a file, as the model of task(seed) takes them: encoded as its own are."""'''
@@ -96,6 +99,27 @@ def load(
     return opened(folder, about, source, made, chosen, device)
 
 
+def task_of(folder: Path, task: str | None, data: Path | None) -> str:
+    """The task to predict with: the one that is given, or a built-in one that `fit.json` names.
+
+    A file is run, so that a folder, which may be anybody's, does not say which.
+
+    Raises:
+        InputError: a file made the model and is not given, or it is given in place of the data.
+    """
+    about = Folder(folder).finished()
+    if data is not None and (data.suffix == ".py" or str(data) in tasks.names()):
+        raise InputError(f"{data} is a task, and no file of rows: give it as --task {data}.")
+    if task is not None:
+        return task
+    if about.task.file is None and about.task.name in tasks.names():
+        return about.task.name
+    raise InputError(
+        f"the model was fitted to the task of a file ({about.task.file or about.task.name}), whose "
+        "code says how rows are read: give --task FILE."
+    )
+
+
 def opened(
     folder: Path, about: About, source: Source, task: Task, seed: int, device: str
 ) -> Saved:  # fmt: skip
@@ -152,6 +176,26 @@ def evaluate(saved: Saved, part: str = "judge") -> dict[str, float]:
     return evaluation.evaluate(saved.predictor, saved.batches(part), saved.task.metrics)
 
 
+def predicted(saved: Saved, batches: Iterator[Batch]) -> tuple[list[str], Array]:
+    """What each output is called, and its value for each row: `(rows, outputs)`.
+
+    Raises:
+        InputError: there is no row, or the model predicts a class for each token.
+    """
+    family = saved.predictor.family.name
+    if family == "tokens":
+        raise InputError(
+            "a model that predicts a class for every token has no table of predictions: load it "
+            "with whet.Predictor.load, and call that on a whet.Batch."
+        )
+    found = [saved.predictor(batch).cpu() for batch in batches]
+    found = [values for values in found if len(values)]
+    if not found:
+        raise InputError("there is nothing to predict for: the data has no rows.")
+    names = _names(saved.task, family, found[0])
+    return names, np.concatenate([values.reshape(len(values), -1).numpy() for values in found])
+
+
 def table(saved: Saved, batches: Iterator[Batch]) -> str:
     """Predictions as CSV, a line for each row in its order, whether it has a target or not.
 
@@ -161,28 +205,20 @@ def table(saved: Saved, batches: Iterator[Batch]) -> str:
     Raises:
         InputError: the model predicts a class for each token, which is no table.
     """
+    names, values = predicted(saved, batches)
     family = saved.predictor.family.name
-    if family == "tokens":
-        raise InputError(
-            "a model that predicts a class for every token has no table of predictions: load it "
-            "with whet.Predictor.load, and call that on a whet.Batch."
-        )
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    names: list[str] | None = None
-    row = 0
-    for batch in batches:
-        values = saved.predictor(batch).cpu()
-        if names is None:
-            names = _names(saved.task, family, values)
-            lines.writerow(["row", *_columns(family, names)])
-        for line in values.reshape(len(values), -1):
-            label = [names[int(line.argmax())]] if family == "categorical" else []
-            lines.writerow([row, *(f"{value:.9g}" for value in line.tolist()), *label])
-            row += 1
-    if names is None:
-        raise InputError("there is nothing to predict for: the data has no rows.")
+    lines.writerow(["row", *_columns(family, names)])
+    for row, line in enumerate(values):
+        label = [names[int(line.argmax())]] if family == "categorical" else []
+        lines.writerow([row, *map(written, line), *label])
     return text.getvalue()
+
+
+def written(value: float) -> str:
+    """A number with as many digits as a float32 has."""
+    return f"{value:.9g}"
 
 
 def _names(task: Task, family: str, values: Tensor) -> list[str]:

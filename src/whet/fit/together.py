@@ -94,8 +94,7 @@ def _about(
     asked: Ensemble, source: Source, task: Task, its: dict[str, Any]
 ) -> dict[str, Any]:  # fmt: skip
     """What is known before training."""
-    classes = task.classes
-    named = {"name": source.name, "title": source.about.title or source.name}
+    classes, named = task.classes, conduct.named(asked.request, source)
     return {
         "task": named | {name: its[name] for name in ("code", "data")},
         "seed": asked.request.seed, "precision": asked.request.precision,

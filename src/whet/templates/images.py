@@ -100,7 +100,7 @@ def prepared(seed: int) -> tuple[data.Split, torch.Tensor, torch.Tensor]:
 
 
 def inputs(path: Path, seed: int) -> torch.Tensor:
-    """The x of an npz, as `whet predict --data` gives its images to the model of a seed."""
+    """The x of an npz, as `whet predict` gives its images to the model of a seed."""
     _, mean, std = prepared(seed)
     with np.load(path) as arrays:
         return (data.pixels(arrays["x"]) - mean) / std

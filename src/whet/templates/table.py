@@ -114,7 +114,7 @@ def prepared(seed: int) -> tuple[data.Split, data.Columns]:
 
 
 def inputs(path: Path, seed: int) -> dict[str, torch.Tensor]:
-    """The rows of a csv file, as `whet predict --data` gives them to the model of a seed."""
+    """The rows of a csv file, as `whet predict` gives them to the model of a seed."""
     _, columns = prepared(seed)
     return columns.encode(data.read_table(path))
 

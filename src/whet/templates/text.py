@@ -101,7 +101,7 @@ def prepared(seed: int) -> tuple[data.Split, data.Vocabulary]:
 
 
 def inputs(path: Path, seed: int) -> torch.Tensor:
-    """A text on each line of a file, as `whet predict --data` gives them to the model of a seed."""
+    """A text on each line of a file, as `whet predict` gives them to the model of a seed."""
     _, vocabulary = prepared(seed)
     return vocabulary.encode(path.read_text("utf-8").splitlines(), LENGTH)
 
