@@ -14,6 +14,7 @@ from tests.fit.tiny import asked
 from whet.errors import InputError, UnknownName
 from whet.fit import saved, submission
 from whet.fit.conduct import fit
+from whet.tasks import intents
 
 READS = f"""{tiny.TASK[: tiny.TASK.index("def inputs")]}def inputs(path, seed):
     rows = whet.data.read_table(path)
@@ -142,3 +143,21 @@ def test_a_built_in_task_is_found(tmp_path: Path) -> None:
 
     fit(Request("churn", out=tmp_path / "model", device="cpu", updates=2))
     assert saved.task_of(tmp_path / "model", None, None) == "churn"
+
+
+def test_the_readmes_way_from_a_study_to_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands as they stand there, on few methods, rows of a file and little training."""
+    text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    block = next(b for b in text.split("```") if "--recipe study/recipe.py" in b)
+    lines = [line.partition("#")[0].strip() for line in block.strip().splitlines()]
+    assert [line.split()[1] for line in lines] == ["study", "fit", "evaluate", "predict"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("whet.tasks.intents.ABOUT", intents.ABOUT.__class__(
+        **{**vars(intents.ABOUT), "updates": 4, "seeds": 1, "methods": ("ema",)}))  # fmt: skip
+    Path("requests.txt").write_text("where is my card\ni lost my phone\n")
+    for line in lines:
+        more = " --methods ema --seeds 1 --jobs 1" if line.startswith("whet study") else ""
+        assert call(monkeypatch, line.removeprefix("whet ") + more) == 0, capsys.readouterr()
+    assert len(Path("predictions.csv").read_text().splitlines()) == 3

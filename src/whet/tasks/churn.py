@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from whet import seeding
 from whet.data.columns import Columns
 from whet.data.folders import load
-from whet.data.splitting import split
+from whet.data.parts import Part
+from whet.data.splitting import Split, split
+from whet.data.tables import read_table
 from whet.task import Task
 from whet.tasks import About
 
@@ -123,21 +125,33 @@ class TableNet(nn.Module):
 
 def task(seed: int) -> Task:
     """The task of one seed: split, encoding and initial weights vary with it."""
-    data = load(FOLDER, kind="table", objective="categorical")
-    assert data.classes is not None
-    whole, _ = data.joined()
-    parts = split(whole.targets, seed)
-    columns = Columns.fit(whole.take(parts.train).inputs, data.types)
+    whole, classes, parts, columns = _prepared(seed)
 
     def rows(chosen: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         own = whole.take(chosen)
         return columns.encode(own.inputs), torch.as_tensor(own.targets)
 
     with seeding.initial(seed):
-        model = TableNet(columns.cardinalities, len(columns.number_names), len(data.classes))
+        model = TableNet(columns.cardinalities, len(columns.number_names), len(classes))
     return Task(
         model=model, train=rows(parts.train), select=rows(parts.select), judge=rows(parts.judge),
-        metrics=METRICS, classes=data.classes, name="churn",
+        metrics=METRICS, classes=classes, name="churn",
         # the encoding differs for every seed: a customer is recognised by the row as it was read
         identities=parts.of(whole.inputs),
     )  # fmt: skip
+
+
+def inputs(path: Path, seed: int) -> dict[str, Tensor]:
+    """The customers of a csv file, as the model of a seed takes them."""
+    *_, columns = _prepared(seed)
+    return columns.encode(read_table(path))
+
+
+def _prepared(seed: int) -> tuple[Part, Sequence[str], Split, Columns]:
+    """All rows, names of the classes, the parts, and the encoder that the first of them fits."""
+    data = load(FOLDER, kind="table", objective="categorical")
+    assert data.classes is not None
+    whole, _ = data.joined()
+    parts = split(whole.targets, seed)
+    columns = Columns.fit(whole.take(parts.train).inputs, data.types)
+    return whole, data.classes, parts, columns

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from whet import seeding
 from whet.data.folders import load
-from whet.data.splitting import split
+from whet.data.parts import Part
+from whet.data.splitting import Split, split
 from whet.data.vocabulary import PAD, Vocabulary
 from whet.task import Task
 from whet.tasks import About
@@ -157,22 +159,33 @@ class TextEncoder(nn.Module):
 
 def task(seed: int) -> Task:
     """The task of one seed: split, vocabulary and initial weights vary with it."""
-    data = load(FOLDER, kind="texts", objective="categorical")
-    assert data.classes is not None
-    whole, _ = data.joined()
-    parts = split(whole.targets, seed)
-    known = whole.take(parts.train).inputs
-    vocabulary = Vocabulary.fit(known, characters=False, min_count=2)
+    whole, classes, parts, vocabulary = _prepared(seed)
 
     def rows(chosen: np.ndarray) -> tuple[Tensor, Tensor]:
         own = whole.take(chosen)
         return vocabulary.encode(own.inputs, LENGTH), torch.as_tensor(own.targets)
 
     with seeding.initial(seed):
-        model = TextEncoder(len(vocabulary), len(data.classes), longest=LENGTH)
+        model = TextEncoder(len(vocabulary), len(classes), longest=LENGTH)
     return Task(
         model=model, train=rows(parts.train), select=rows(parts.select), judge=rows(parts.judge),
-        metrics=METRICS, classes=data.classes, name="intents",
+        metrics=METRICS, classes=classes, name="intents",
         # the vocabulary differs for every seed: a request is recognised by its text
         identities=parts.of(whole.inputs),
     )  # fmt: skip
+
+
+def inputs(path: Path, seed: int) -> Tensor:
+    """A request on each line of a file, as the model of a seed takes them."""
+    *_, vocabulary = _prepared(seed)
+    return vocabulary.encode(path.read_text("utf-8").splitlines(), LENGTH)
+
+
+def _prepared(seed: int) -> tuple[Part, Sequence[str], Split, Vocabulary]:
+    """All requests, names of the classes, the parts, and the words that the first of them has."""
+    data = load(FOLDER, kind="texts", objective="categorical")
+    assert data.classes is not None
+    whole, _ = data.joined()
+    parts = split(whole.targets, seed)
+    known = whole.take(parts.train).inputs
+    return whole, data.classes, parts, Vocabulary.fit(known, characters=False, min_count=2)
