@@ -19,6 +19,7 @@ MAIN = (
     "fashion_mnist", "cifar10", "fsdd", "intents", "ag_news", "thucnews", "adult", "mammography",
 )  # fmt: skip
 SIZED = ("cifar10", "trashnet")  # in evidence/resolution.py
+JOINED = ("fsdd", "intents", "cifar10")  # in evidence/ensembling.py
 
 ABOUT = (
     "Each claim of the articles that whet grew out of is a study here: a hypothesis, data, a "
@@ -52,6 +53,7 @@ class Claim:
         conclusion: what was seen.
         missing: why it cannot be tested yet.
         sizes: in place of arms, `contrasts` or `by_size` of `python -m evidence.resolution`.
+        joined: in place of arms, the contrasts of `python -m evidence.ensembling`.
         quoted: what others published, which was not measured here.
     """
 
@@ -62,6 +64,7 @@ class Claim:
     conclusion: str = ""
     missing: str = ""
     sizes: str = ""
+    joined: Sequence[str] = ()
     quoted: str = ""
 
 
@@ -81,6 +84,9 @@ def page(claims: Sequence[Claim]) -> str:
         lines += [f"*Hypothesis*: {claim.hypothesis} *Control*: {claim.control}.", ""]
         if claim.sizes:
             lines += [*resolutions(claim), ""]
+            continue
+        if claim.joined:
+            lines += [*ensembles(claim), ""]
             continue
         assert claim.arms is not None
         lines += ["| study | metric | arm | gain | 95 % interval | time per update | verdict |"]
@@ -106,6 +112,27 @@ def resolutions(claim: Claim) -> Iterator[str]:
             )
     yield from ("", f"**{claim.conclusion}**", "", f"*Quoted, not measured here*: {claim.quoted}")
     yield from ("", f"`python -m evidence.resolution {' '.join(SIZED)}`")
+
+
+def ensembles(claim: Claim) -> Iterator[str]:
+    """A claim about ensembles: its table, and what was found."""
+    yield "| data | difference | metric | gain | 95 % interval | verdict |"
+    yield "|---|---|---|---|---|---|"
+    for name in JOINED:
+        told = json.loads((HERE / "results" / f"ensembles_{name}" / "gains.json").read_text())
+        for title in claim.joined:
+            for metric in ("accuracy", "log_loss"):
+                each = next(one for one in told[metric] if one["arm"] == title)
+                yield (
+                    f"| {name} | {title} | {metric} | {signed(each['gain'])} "
+                    f"| {signed(each['low'])} to {signed(each['high'])} | {each['verdict']} |"
+                )
+    yield from (
+        "",
+        f"**{claim.conclusion}**",
+        "",
+        f"`python -m evidence.ensembling {' '.join(JOINED)}`",
+    )
 
 
 def baselines() -> Iterator[str]:

@@ -239,6 +239,12 @@ class TestWhatIsRefused:
         with pytest.raises(InputError, match="of one training, and this is one of several"):
             made(wanted(fresh, out=fresh / "model"))
 
+    def test_several_processes(self, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(InputError, match="an ensemble starts its own processes"):
+            made(wanted(fresh))
+
     def test_other_files_are_left_alone(self, fresh: Path) -> None:
         (fresh / "ensemble").mkdir()
         (fresh / "ensemble" / "thesis.txt").write_text("mine")

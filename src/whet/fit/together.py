@@ -30,6 +30,7 @@ from whet.predict import MeanPredictor
 from whet.sources import Source
 from whet.study import display, identity, wording
 from whet.study.executors.choice import Choice, choose
+from whet.study.executors.executor import check_alone
 from whet.study.plan import Node
 from whet.study.schedule import schedule
 from whet.study.store import Store
@@ -51,6 +52,7 @@ def fit(asked: Ensemble, console: Console) -> dict[str, Any]:
         WhetError: a member could not be trained.
         KeyboardInterrupt, Terminated: it was stopped; the same call goes on.
     """
+    check_alone("an ensemble")
     asked.check()
     source = sources.load(asked.request.task, asked.request.file)
     where = choose(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rich.console import Console
 
-from whet.errors import InputError
 from whet.study import confirm, display, foresight, trie, wording
 from whet.study.evidence import Evidence, compare, conclude
 from whet.study.executors.choice import TRAIN
+from whet.study.executors.executor import check_alone
 from whet.study.plan import BASELINE, Node, Row
 from whet.study.planned import Plan
 from whet.study.prepare import Planner, Prepared
@@ -24,7 +23,7 @@ from whet.study.store import Store
 
 def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence | Rehearsal | Plan:
     """Run what is not there yet, then write results, verdicts and report."""
-    _check_alone()
+    check_alone("a study")
     foresight.check(request)
     store = Store(request.folder)
     request = confirm.settled(request, None if request.fresh else store.study())
@@ -54,14 +53,6 @@ def conduct(request: Request, console: Console, train: str = TRAIN) -> Evidence 
             _say(console, f"Continue with: {replace(request, fresh=False).command}")
             raise
         return conclude(store)
-
-
-def _check_alone() -> None:
-    if os.environ.get("TORCHELASTIC_RUN_ID") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "a study starts its own processes: run it without torchrun, with --jobs for as many "
-            "runs at a time as you want."
-        )
 
 
 def _kept(store: Store) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple, Protocol, Self
 
+from whet.errors import InputError
 from whet.study.plan import Node, Row
 
 RETRIES = 1
@@ -72,3 +73,16 @@ def cores() -> int:
     """The cores this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def check_alone(who: str) -> None:
+    """Refuse to be one of several processes that were started together.
+
+    Raises:
+        InputError: it is.
+    """
+    if os.environ.get("TORCHELASTIC_RUN_ID") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"{who} starts its own processes: run it without torchrun, with --jobs for as many "
+            "runs at a time as you want."
+        )
