@@ -28,6 +28,15 @@ EVERY = ["--seeds", str(SEEDS), "--tune-baseline", "5", "--jobs", "2"]
 PARTS = ["--when", "start,whole,end", "--methods"]
 TEMPERATURES = "distillation:temperature=1|2|5|10"
 FEW_ROWS = ["--data", "0.01,0.1,1", "--methods", "cosface:scale=16:margin=0|0.35"]
+IMAGES = (
+    "augment:policy=weak|strong,mixup_or_cutmix,manifold_mixup:at=5,vat,free_at,"
+    'adversarial_consistency,dropout_schedule,tta:views=["flip"],temperature,arcface,sphereface'
+)
+WORDS = (
+    "embedding_noise,manifold_mixup:at=words,vat:scope=embeddings,dropout_schedule,"
+    "adversarial_consistency:scope=embeddings,temperature,temperature_scaling,arcface,sphereface"
+)
+RARE = "class_weights,logit_adjustment,embedding_noise:scope=inputs,vat,dropout_schedule"
 COMMANDS = {
     "mammography": [*EVERY, "--margin", "0.01", "--equal-time"],
     "adult": [*EVERY, "--margin", "0.002", "--equal-time"],
@@ -42,13 +51,18 @@ COMMANDS = {
     "intents_adversarial": [*EVERY, "--margin", "0.005", *PARTS, "fgm,pgd,random_noise"],
     "fashion_mnist_margins": [*EVERY, "--margin", "0.005", *FEW_ROWS],
     "intents_margins": [*EVERY, "--margin", "0.005", *FEW_ROWS],
+    "cifar10_more": [*EVERY, "--margin", "0.005", "--methods", IMAGES],
+    "intents_more": [*EVERY, "--margin", "0.005", "--methods", WORDS],
+    "mammography_more": [*EVERY, "--margin", "0.01", "--methods", RARE],
     "few_labels": [*EVERY, "--margin", "0.005", *PARTS, "fixmatch:mu=2,fixmatch:mu=2:control=true"],
 }
 
 
 def task_of(name: str) -> str:
     """The task that a study is of, where several studies are of one."""
-    return name.removesuffix("_adversarial").removesuffix("_margins")
+    for about in ("_adversarial", "_margins", "_more"):
+        name = name.removesuffix(about)
+    return name
 
 
 def run(name: str) -> None:

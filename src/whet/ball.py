@@ -12,7 +12,7 @@ from torch import Tensor
 from whet import mixing, modes
 from whet.batch import Batch
 from whet.embedding import sized
-from whet.errors import InputError
+from whet.errors import InputError, NotApplicable
 
 SLACK = 0.01  # of the range: so far beyond it the inputs of another scaling would not stay
 
@@ -134,11 +134,11 @@ def balls(
     _, chosen = mixing.chosen(who, batch.inputs, at)
     floating = {name: leaf for name, leaf in chosen.items() if leaf.is_floating_point()}
     if not floating:
-        raise InputError(
-            f"{who}: none of the inputs that at={at!r} matches is floating; numbers that stand for "
+        raise NotApplicable(
+            who, f"none of the inputs that at={at!r} matches is floating; numbers that stand for "
             "things cannot be moved. What embeddings return can: by fgm, pgd, or fast_fgsm with "
-            "scope='embeddings'."
-        )
+            "scope='embeddings'.",
+        )  # fmt: skip
     found = {}
     for name, leaf in floating.items():
         radius = leaf.new_tensor(epsilon)

@@ -279,7 +279,7 @@ def test_attention_mask_says_what_is_padding() -> None:
 def test_what_does_not_apply_is_told() -> None:
     with pytest.raises(NotApplicable, match=r"no nn\.Embedding"):
         table(EmbeddingNoise())
-    with pytest.raises(InputError, match=r"none of the inputs .* is floating"):
+    with pytest.raises(NotApplicable, match=r"none of the inputs .* is floating"):
         make_stack([EmbeddingNoise(scope="inputs", at="tokens")]).open()
     with pytest.raises(InputError, match="alpha is of scope='embeddings'"):
         table(EmbeddingNoise(scope="inputs", alpha=3.0))

@@ -295,7 +295,9 @@ def test_mistakes_are_named() -> None:
         pictures([RandomNoise().during(0, 1)])
     with pytest.raises(NotApplicable, match="at='word_emb'"):
         make_stack([RandomNoise(at="word_emb").during(0, 1)])
-    with pytest.raises(InputError, match="none of the inputs that at='tokens' matches is floating"):
+    with pytest.raises(
+        NotApplicable, match="none of the inputs that at='tokens' matches is floating"
+    ):
         make_stack([floats(at="tokens")]).step(PARTS[0])
     with pytest.raises(InputError, match="attack"), floats().attack(make_model()):
         pass

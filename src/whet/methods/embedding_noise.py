@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from whet import embedding, mixing, modes, seeding
 from whet.batch import Batch
 from whet.embedding import Call, Shift, Start
-from whet.errors import InputError
+from whet.errors import InputError, NotApplicable
 from whet.forward import Forward
 from whet.method import Card, InnerForward, Layer, Method, method
 from whet.settings import choice, fields, number
@@ -88,10 +88,10 @@ def _floating(who: str, batch: Batch, at: str) -> dict[str, Tensor]:
     _, chosen = mixing.chosen(who, batch.inputs, at)
     found = {name: leaf for name, leaf in chosen.items() if leaf.is_floating_point()}
     if not found:
-        raise InputError(
-            f"{who}: none of the inputs that at={at!r} matches is floating, and numbers that stand "
-            "for things take no noise. What embeddings return does: scope='embeddings'."
-        )
+        raise NotApplicable(
+            who, f"none of the inputs that at={at!r} matches is floating, and numbers that stand "
+            "for things take no noise. What embeddings return does: scope='embeddings'.",
+        )  # fmt: skip
     return found
 
 
@@ -135,9 +135,9 @@ class EmbeddingNoise(Method):
     A compiled graph breaks at each embedding.
 
     Raises:
-        NotApplicable: no embedding matches `at`; the message lists those that the model has.
-        InputError: no floating input matches `at`; there is no training data to measure; a setting
-            of the other scope is given.
+        NotApplicable: no embedding, or no floating input, matches `at`; the message lists what the
+            model has.
+        InputError: there is no training data to measure; a setting of the other scope is given.
 
     Paper: Jain et al. 2023, arXiv:2310.05914; of inputs, Bishop 1995, Neural Computation 7(1).
 
