@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MISTAKE = 2
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        help="A built-in task ([bold]whet tasks[/bold] lists them), or a Python file that defines "
+        "task(seed) ([bold]whet new[/bold] writes one). The file is run."
+    ),
+]
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,

@@ -8,18 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from whet.cli.application import console
-from whet.cli.fitting import show_metrics
+from whet.cli.application import TaskName, console
+from whet.cli.fitting import Device, Epochs, Fresh, Precision, Updates, show_metrics
 
 
 def ensemble(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="A built-in task ([bold]whet tasks[/bold] lists them), or a Python file that "
-            "defines task(seed) ([bold]whet new[/bold] writes one). The file is run."
-        ),
-    ],
+    task: TaskName,
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,19 +47,15 @@ def ensemble(
     seed: Annotated[
         int, typer.Option(min=0, help="Decides the split, which all members share.")
     ] = 0,
-    updates: Annotated[
-        int | None, typer.Option(min=1, help="Length in updates. Default: the task's.")
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Length in passes over the training data instead.")
-    ] = None,
+    updates: Updates = None,
+    epochs: Epochs = None,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Members at a time. Default: as many as the cores allow."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads of each member.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, or on CUDA fp16.")] = "fp32",
+    device: Device = "auto",
+    precision: Precision = "fp32",
     ray: Annotated[
         str | None,
         typer.Option(
@@ -77,9 +67,7 @@ def ensemble(
         Path | None,
         typer.Option(metavar="FILE", help="Train in batch jobs, on Slurm, as a TOML file says."),
     ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget what was trained in the folder.")
-    ] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Train several members side by side and write their mean as one model.
 

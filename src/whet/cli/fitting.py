@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whet.cli.application import console
+from whet.cli.application import TaskName, console
 
 if TYPE_CHECKING:
     from whet.fit.request import Request
@@ -20,6 +20,12 @@ Seed = Annotated[
                  "on rows that it was trained on."),
 ]  # fmt: skip
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Updates = Annotated[int | None, typer.Option(min=1, help="Length in updates. Default: the task's.")]
+Epochs = Annotated[
+    float | None, typer.Option(help="Length in passes over the training data instead.")
+]
+Precision = Annotated[str, typer.Option(help="fp32, bf16, or on CUDA fp16.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what was trained in the folder.")]
 Part = Annotated[
     str,
     typer.Option(help="[bold]judge[/bold] (the rows that nothing was chosen by), "
@@ -28,13 +34,7 @@ Part = Annotated[
 
 
 def fit(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="A built-in task ([bold]whet tasks[/bold] lists them), or a Python file that "
-            "defines task(seed) ([bold]whet new[/bold] writes one). The file is run."
-        ),
-    ],
+    task: TaskName,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -55,16 +55,10 @@ def fit(
     seed: Annotated[
         int, typer.Option(min=0, help="Decides split, initial weights and everything random.")
     ] = 0,
-    updates: Annotated[
-        int | None, typer.Option(min=1, help="Length in updates. Default: the task's.")
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Length in passes over the training data instead.")
-    ] = None,
+    updates: Updates = None,
+    epochs: Epochs = None,
     device: Device = "auto",
-    precision: Annotated[
-        str, typer.Option(help="fp32, bf16, or on CUDA fp16.")
-    ] = "fp32",
+    precision: Precision = "fp32",
     log: Annotated[
         str | None,
         typer.Option(help="Logs beside metrics.csv, as tensorboard,wandb,mlflow."),
@@ -83,9 +77,7 @@ def fit(
     anomaly: Annotated[
         bool, typer.Option("--anomaly", help="Only look for the first NaN and what gave it.")
     ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget what was trained in the folder.")
-    ] = False,
+    fresh: Fresh = False,
     start: Annotated[
         int,
         typer.Option(

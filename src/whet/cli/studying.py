@@ -7,20 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whet.cli.application import console
+from whet.cli.application import TaskName, console
 
 if TYPE_CHECKING:
     from whet.study.evidence import Evidence
 
 
 def study(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="A built-in task ([bold]whet tasks[/bold] lists them), or a Python file that "
-            "defines task(seed) ([bold]whet new[/bold] writes one). The file is run."
-        ),
-    ],
+    task: TaskName,
     methods: Annotated[
         str | None,
         typer.Option(
