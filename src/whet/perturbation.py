@@ -85,12 +85,14 @@ class Tables(Vectors):
                 elif delta is not None:
                     saved[table] = table.detach().clone()
                     table.add_(delta)
+            modes.forget_casts()  # of a table that is tied to the output layer
 
         try:
             yield move
         finally:
             # in place and by copy: w + r - r is not w
             modes.put_back([*saved.items()])
+            modes.forget_casts()
 
 
 class Outputs(Vectors):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from whet import seeding, sharding
+from whet import modes, seeding, sharding
 from whet.batch import Batch
 from whet.drawing import Draws
 from whet.errors import InputError, UnknownName
@@ -119,6 +119,8 @@ class Training:
 
     def open_micro(self, number: int, batch: Batch, forward: Callable[[Batch], Forward]) -> None:
         """Enter a micro-batch; the stack calls this."""
+        if number == 0:  # of a pass of the window: an update, or SAM, moved the weights
+            modes.forget_casts()
         self.micro, self._batch, self._forward = number, batch, forward
         seeding.seed_default(self.position())
 

@@ -81,12 +81,14 @@ class SAM(Method):
         saved = [(p, p.detach().clone()) for p in moving]
         try:
             self._move(moving)
+            modes.forget_casts()
             for parameter in moving:
                 parameter.grad = None
             yield
         finally:
             # by copy: w + e - e is not w
             modes.put_back(saved)
+            modes.forget_casts()
 
     @torch.no_grad()
     def _move(self, moving: list[nn.Parameter]) -> None:
