@@ -213,8 +213,15 @@ class Perturbation(Method):
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.weight > 0:
-            run.hold(self, self.watch(run.module))
+            run.hold(self, self._watching(run))
         return inner(batch)
+
+    @contextmanager
+    def _watching(self, run: Training) -> Iterator[None]:
+        with self.watch(run.module):
+            yield
+        for told in self.skipped:
+            run.note(f"{self.key}: a table stays where it is ({told}). `at` says which ones move.")
 
     def world(self, run: Training) -> World | None:
         """Over whose processes gradients are added up before anything moves."""

@@ -63,6 +63,7 @@ class Training:
         self.judging = self._lasting = self.stopped = False
         self.latest: float | None = None  # the deciding metric of the select part; more is better
         self.views: list[str] = []
+        self.notes: list[str] = []  # what the user should know; in a Run its own
         self.beside: Sequence[Method] = ()  # all methods of the stack, also outside their spans
         self.current: Window | None = None
         self.mixture: Any = None  # a mixing.Mixture, while rows are mixed inside the model
@@ -100,6 +101,11 @@ class Training:
     def generator(self, method: Method, *more: int | str) -> torch.Generator:
         """A CPU generator of the method's own for this micro-batch."""
         return torch.Generator().manual_seed(self.key(method, *more))
+
+    def note(self, told: str) -> None:
+        """Tell the user something, once."""
+        if told not in self.notes:
+            self.notes.append(told)
 
     # passes ----------------------------------------------------------------------------------
     def open_window(self, window: Window) -> None:
