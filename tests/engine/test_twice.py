@@ -1,4 +1,4 @@
-"""Methods that pass twice, and a teacher, in two processes: what is exchanged, and what learned."""
+"""What two processes exchange and learn: methods that pass twice, teachers, shares of rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.contract.fixture import close, equal
-from tests.engine.twice import EPSILON, RHO, SIZE, Net, labels, make
+from tests.engine.twice import EPSILON, RHO, SIZE, Net, Normed, labels, make, rows
 from tests.methods.traps import trap
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +125,34 @@ def test_loop_and_engine_learn_the_same() -> None:
     for name in ("fgm", "fgm, no_sync", "sam", "sam, no_sync"):
         assert exchanges(name) == [1, 1]
         learned_of_own_rows(name)
+
+
+@trap(right="window, no_sync", wrong="window, as wrapped")
+def test_a_window_exchanges_once(name: str) -> None:
+    learned = told(name)[0]["learned"]
+    assert close(learned, gradient(make(), torch.cat([one["met"] for one in told("fgm, no_sync")])))
+    assert exchanges(name) == [1, 1]
+
+
+@trap(right="rows", wrong="shares")
+def test_a_row_weighs_as_any_other(name: str) -> None:
+    """Eight rows in one process and two in the other."""
+    first, second = told(name)
+    assert equal(first["learned"], second["learned"])
+    assert close(first["learned"], gradient(make(), rows()[0]))
+
+
+@trap(right="pooled", wrong="first")
+def test_batch_statistics_are_of_all_rows(name: str) -> None:
+    """In the first process too, whose they are in a checkpoint."""
+    ids = torch.cat([one["met"] for one in told(name)])
+    expected = 0.1 * make(kind=Normed).embed(ids).mean(1).mean(0)
+    assert torch.allclose(told(name)[0]["mean"], expected, atol=1e-6)
+
+
+@trap(right="by rank", wrong="one seed")
+def test_processes_draw_differently(name: str) -> None:
+    assert not torch.equal(*told(name))
 
 
 @trap(right="beside", wrong="inside")

@@ -1,4 +1,4 @@
-"""What two processes do of methods that pass twice: `python -m tests.engine.twice RANK FOLDER`.
+"""What two processes do that train together: `python -m tests.engine.twice RANK FOLDER`.
 
 Loops around DistributedDataParallel as they are written by hand, right ones and those that are
 passed around, and the engine. Each tells what it exchanged, and what was learned from which rows.
@@ -48,9 +48,21 @@ class Net(nn.Module):
         return self.head(self.embed(ids).mean(1).tanh())
 
 
-def make(seed: int = 0) -> Net:
+class Normed(Net):
+    """With batch statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        self.met.append(ids)
+        return self.head(self.norm(self.embed(ids).mean(1)))
+
+
+def make(seed: int = 0, kind: type[Net] = Net) -> Net:
     with seeding.borrowed(seed):
-        return Net()
+        return kind()
 
 
 def rows() -> tuple[Tensor, Tensor]:
@@ -96,8 +108,7 @@ def by_hand(attack: Attack, rank: int, clean: Around, late: bool = False) -> dic
         (F.cross_entropy(ddp(ids), targets) if loss is None else loss).backward()
     with attack(ddp):
         F.cross_entropy(ddp(ids), targets).backward()
-    learned = {name: p.grad for name, p in model.named_parameters()}
-    return {"sent": sent, "met": ids, "learned": learned}
+    return {"sent": sent, "met": ids, "learned": gradients(model)}
 
 
 def loops(kind: str, attack: Attack, rank: int) -> dict[str, Any]:
@@ -107,6 +118,37 @@ def loops(kind: str, attack: Attack, rank: int) -> dict[str, Any]:
         f"{kind}, as wrapped": by_hand(attack, rank, nullcontext),
         f"{kind}, no_sync too late": by_hand(attack, rank, quiet, late=True),
     }
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor | None]:
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def accumulated(rank: int, clean: Around) -> dict[str, Any]:
+    """Two micro-batches, the first one within `clean`."""
+    model, (ids, targets) = make(), mine(rank)
+    ddp, sent = wrapped(model)
+    for part, around in [(slice(0, 3), clean), (slice(3, ROWS), nullcontext)]:
+        with around(ddp):
+            F.cross_entropy(ddp(ids[part]), targets[part], reduction="sum").div(ROWS).backward()
+    return {"sent": sent, "learned": gradients(model)}
+
+
+def uneven(rank: int, of_all: bool) -> dict[str, Any]:
+    """Eight rows in the first process and two in the other; a row weighs as one `of_all`."""
+    model, (ids, targets) = make(), rows()
+    part = slice(0, 8) if rank == 0 else slice(8, None)
+    ddp, _ = wrapped(model)
+    loss = F.cross_entropy(ddp(ids[part]), targets[part], reduction="sum")
+    (loss * (SIZE / len(ids) if of_all else 1 / len(ids[part]))).backward()
+    return {"learned": gradients(model)}
+
+
+def statistics(rank: int) -> dict[str, Any]:
+    """Wrong: of the processes' running statistics the first one's are kept."""
+    model, (ids, targets) = make(kind=Normed), mine(rank)
+    F.cross_entropy(wrapped(model)[0](ids), targets).backward()
+    return {"met": ids, "mean": model.norm.running_mean}
 
 
 # the engine ---------------------------------------------------------------------------------------
@@ -133,17 +175,32 @@ class Registered(Distillation):
         run.module.teacher = run.resource("teacher", self)
 
 
+def begun(*methods: Method, kind: type[Net] = Net) -> Run:
+    task = Task(make(kind=kind), rows(), resources={"teacher": make(1)})
+    optimizer = {"name": "sgd", "lr": 1.0}
+    return Run(task, Stage(updates=1, batch_size=SIZE * ROWS, methods=methods, optimizer=optimizer))
+
+
 def by_engine(*methods: Method) -> dict[str, Any]:
     """One update at a rate of 1, so that the weights move by the gradient."""
-    task = Task(make(), rows(), resources={"teacher": make(1)})
-    optimizer = {"name": "sgd", "lr": 1.0}
-    run = Run(task, Stage(updates=1, batch_size=SIZE * ROWS, methods=methods, optimizer=optimizer))
+    run = begun(*methods)
     sent: list[int] = []
     run.world.hooks.append(lambda buffer: sent.append(buffer.numel()))
     run.fit()
     before, after = dict(make().named_parameters()), dict(run.module.named_parameters())
     learned = {name: (before[name] - after[name]).detach() for name in before}
     return {"sent": sent, "met": run.module.met[0], "learned": learned}
+
+
+def pooled() -> dict[str, Any]:
+    run = begun(kind=Normed).fit()
+    return {"met": run.module.met[0], "mean": run.module.norm.running_mean}
+
+
+def drawn(seed: int) -> Tensor:
+    """What dropout would draw from."""
+    torch.manual_seed(seed)
+    return torch.rand(8)
 
 
 # a teacher ----------------------------------------------------------------------------------------
@@ -176,6 +233,11 @@ def everything(rank: int) -> dict[str, Any]:
         "fgm": by_engine(FGM(EPSILON).during(0, 1)), "fgm, summed": by_engine(Eager(EPSILON)),
         "sam": by_engine(SAM(RHO)), "plain": by_engine(),
         "teacher": by_engine(Distillation()), "teacher, registered": by_engine(Registered()),
+        "window, no_sync": accumulated(rank, DistributedDataParallel.no_sync),
+        "window, as wrapped": accumulated(rank, nullcontext),
+        "rows": uneven(rank, of_all=True), "shares": uneven(rank, of_all=False),
+        "pooled": pooled(), "first": statistics(rank),
+        "by rank": drawn(begun().stack.run.position()), "one seed": drawn(0),
         "beside": taught(rank, inside=False), "inside": taught(rank, inside=True),
         "inside, searched": taught(rank, inside=True, find_unused_parameters=True),
     }  # fmt: skip

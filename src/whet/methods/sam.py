@@ -26,7 +26,8 @@ class SAM(Method):
     layer is scaled up and the next one down. The norm is over all parameters that have a gradient,
     of the whole accumulation window, and the second pass repeats that window with the same
     dropout masks and leaves the batch statistics alone. Where the norm is zero, NaN or infinite
-    nothing is moved, and the second pass is made all the same.
+    nothing is moved, and the second pass is made all the same. Gradients may be scaled, as the norm
+    takes the scale out: in a loop of your own unscale once, after the second pass.
 
     Args:
         rho: ρ, the radius, in units of the weights (0.05 is usual); with `adaptive` in units of
