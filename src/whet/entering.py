@@ -65,7 +65,7 @@ def _settle_in(run: Run) -> None:
     training.outline = run.outline
     training.heads.to(run.device)
     reducing.begin(training, run.stage.micro_batch)
-    run.stack.micro.notes = run.notes
+    run.stack.micro.notes = training.notes = run.notes
     run.judges = judging.can_judge(run.task, run.stack.objective)
     training.score = run.score if run.judges else None
     run.stack.carry(run.carried)

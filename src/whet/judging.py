@@ -38,6 +38,7 @@ def evaluating(run: Training, active: Sequence[Method]) -> Iterator[None]:
             if nesting.overrides(method, "evaluating"):
                 stack.enter_context(method.evaluating(run))
                 run.views.append(method.view)
+        modes.forget_casts()
         yield
 
 

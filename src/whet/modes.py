@@ -142,6 +142,14 @@ def put_back(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         tensor.copy_(copy)
 
 
+def forget_casts() -> None:
+    """Weights are others now: under autocast the next forward casts them anew.
+
+    Autocast keeps the casts of weights until its block is left, also where weights change within.
+    """
+    torch.clear_autocast_cache()
+
+
 def wide(tensor: Tensor) -> Tensor:
     """In float32 at least: the steps of an average are below half precision's resolution."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -195,9 +203,11 @@ def standing_in(tensors: Sequence[Tensor], values: Iterable[Tensor]) -> Iterator
     try:
         for tensor, value in zip(tensors, values, strict=True):
             tensor.copy_(value)
+        forget_casts()
         yield
     finally:
         torch._foreach_copy_([*map(here, tensors)], [*map(here, kept)])
+        forget_casts()
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -85,12 +85,14 @@ class Tables(Vectors):
                 elif delta is not None:
                     saved[table] = table.detach().clone()
                     table.add_(delta)
+            modes.forget_casts()  # of a table that is tied to the output layer
 
         try:
             yield move
         finally:
             # in place and by copy: w + r - r is not w
             modes.put_back([*saved.items()])
+            modes.forget_casts()
 
 
 class Outputs(Vectors):
@@ -211,8 +213,15 @@ class Perturbation(Method):
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if self.weight > 0:
-            run.hold(self, self.watch(run.module))
+            run.hold(self, self._watching(run))
         return inner(batch)
+
+    @contextmanager
+    def _watching(self, run: Training) -> Iterator[None]:
+        with self.watch(run.module):
+            yield
+        for told in self.skipped:
+            run.note(f"{self.key}: a table stays where it is ({told}). `at` says which ones move.")
 
     def world(self, run: Training) -> World | None:
         """Over whose processes gradients are added up before anything moves."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from whet import seeding, sharding
+from whet import modes, seeding, sharding
 from whet.batch import Batch
 from whet.drawing import Draws
 from whet.errors import InputError, UnknownName
@@ -63,6 +63,7 @@ class Training:
         self.judging = self._lasting = self.stopped = False
         self.latest: float | None = None  # the deciding metric of the select part; more is better
         self.views: list[str] = []
+        self.notes: list[str] = []  # what the user should know; in a Run its own
         self.beside: Sequence[Method] = ()  # all methods of the stack, also outside their spans
         self.current: Window | None = None
         self.mixture: Any = None  # a mixing.Mixture, while rows are mixed inside the model
@@ -101,6 +102,11 @@ class Training:
         """A CPU generator of the method's own for this micro-batch."""
         return torch.Generator().manual_seed(self.key(method, *more))
 
+    def note(self, told: str) -> None:
+        """Tell the user something, once."""
+        if told not in self.notes:
+            self.notes.append(told)
+
     # passes ----------------------------------------------------------------------------------
     def open_window(self, window: Window) -> None:
         """Enter a window; the stack calls this."""
@@ -119,6 +125,8 @@ class Training:
 
     def open_micro(self, number: int, batch: Batch, forward: Callable[[Batch], Forward]) -> None:
         """Enter a micro-batch; the stack calls this."""
+        if number == 0:  # of a pass of the window: an update, or SAM, moved the weights
+            modes.forget_casts()
         self.micro, self._batch, self._forward = number, batch, forward
         seeding.seed_default(self.position())
 

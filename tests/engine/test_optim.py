@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.engine.tiny import linear
+from tests.methods.traps import trap
 from whet import optim
 from whet.errors import CheckpointError, InputError, UnknownName
 
@@ -200,3 +202,69 @@ class TestGroups:
         other = optim.optimizer("sgd", [nn.Parameter(torch.ones(3))])
         with pytest.raises(CheckpointError, match="optimizer holds other parameters"):
             optim.load_state(other, saved)
+
+
+# traps ------------------------------------------------------------------------------------------
+Given = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+
+
+def idle(make: Given, steps: int = 10) -> nn.Module:
+    """What steps without a gradient leave of a model."""
+    torch.manual_seed(0)
+    model = normed()
+    optimizer = make(model)
+    for _ in range(steps):
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    return model
+
+
+@trap(
+    right=lambda model: optim.optimizer(
+        {"name": "adamw", "lr": 0.1, "weight_decay": 0.1}, model.parameters()
+    ),
+    wrong=lambda model: torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1),
+)
+def test_norms_and_biases_do_not_decay(make: Given) -> None:
+    torch.manual_seed(0)
+    before, after = normed(), idle(make)
+    for name, parameter in after.named_parameters():
+        decays = name in ("0.weight", "2.weight")
+        expected = dict(before.named_parameters())[name] * (0.99**10 if decays else 1.0)
+        assert torch.allclose(parameter, expected), name
+
+
+class RatioOfAll(torch.optim.Optimizer):
+    """Wrong: LARS whose trust ratio is that of vectors too."""
+
+    def __init__(self, model: nn.Module, lr: float) -> None:
+        super().__init__(model.parameters(), {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(group["lr"] * 0.001 * p.norm() / p.grad.norm() * p.grad)
+
+
+@trap(
+    right=lambda model: optim.optimizer(
+        {"name": "lars", "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0}, model.parameters()
+    ),
+    wrong=lambda model: RatioOfAll(model, 0.5),
+)
+def test_a_bias_that_begins_at_zero_moves_under_lars(make: Given) -> None:
+    torch.manual_seed(0)
+    model = normed()
+    nn.init.zeros_(model[2].bias)
+    optimizer = make(model)
+    model(torch.randn(5, 3)).sum().backward()
+    gradient, before = model[2].bias.grad.clone(), model[2].weight.detach().clone()
+    optimizer.step()
+    assert torch.allclose(model[2].bias, -0.5 * gradient)
+    assert not torch.equal(model[2].weight, before)

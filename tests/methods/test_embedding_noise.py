@@ -285,3 +285,30 @@ def test_what_does_not_apply_is_told() -> None:
         table(EmbeddingNoise(scope="inputs", alpha=3.0))
     with pytest.raises(InputError, match="sigma is of scope='inputs'"):
         make_stack([EmbeddingNoise(sigma=0.3)])
+
+
+class Direct(nn.Module):
+    """Reads its table itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.embed.weight).mean(1)
+
+
+def test_no_noise_is_told_once() -> None:
+    ids, given = WORDS.clone(), torch.tensor([0, 1])
+    for model, count in [(Direct(), 1), (nn.Sequential(nn.Embedding(9, 3), Mean()), 0)]:
+        stack = Stack(model, methods=[EmbeddingNoise()],
+                      optimizer=lambda p: torch.optim.SGD(p, lr=0.1))  # fmt: skip
+        for _ in range(2):
+            stack.step((ids, given))
+        assert len(stack.run.notes) == count
+        assert all("reads its table itself" in note for note in stack.run.notes)
+
+
+class Mean(nn.Module):
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors.mean(1)

@@ -19,8 +19,13 @@ from whet import modes, seeding
 from whet.batch import Batch
 from whet.errors import InputError, NotApplicable
 from whet.methods.fgm import FGM
+from whet.methods.pgd import PGD
+from whet.methods.random_noise import RandomNoise
 from whet.objectives.objective import call
+from whet.run import Run
 from whet.stack import Stack
+from whet.stage import Stage
+from whet.task import Task
 
 CASE = Case(
     FGM(epsilon=1.0).during(0, 1),
@@ -256,6 +261,44 @@ def test_tables_without_gradient_are_skipped_and_reported(attack: Any) -> None:
     assert skipped == ["old: frozen", "unused: no gradient in some batch"]
     moved = {n for n, p in model.seen[0].items() if not torch.equal(p, model.seen[1][n])}
     assert moved == {"words.weight"}  # positions are excluded
+
+
+class Optional(nn.Module):
+    """Numbers, and words where there are any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head, self.seen = nn.Embedding(6, 3), nn.Linear(3, 2), []
+
+    def forward(self, floats: Tensor, tokens: Tensor | None = None) -> Tensor:
+        self.seen.append(self.words.weight.detach().clone())
+        return self.head(floats if tokens is None else floats + self.words(tokens).mean(1))
+
+
+@pytest.mark.parametrize("kind", [FGM, PGD, RandomNoise])
+def test_a_batch_without_words_moves_nothing_and_says_so_once(kind: Any) -> None:
+    with seeding.borrowed(0):
+        model = Optional()
+    stack = Stack(model, methods=[kind(epsilon=1.0).during(0, 1)],
+                  optimizer=lambda p: torch.optim.SGD(p, lr=0.1))  # fmt: skip
+    floats, labels, tokens = torch.ones(2, 3), torch.tensor([0, 1]), torch.tensor([[1], [2]])
+    moves = []
+    for words in ({}, {"tokens": tokens}, {}):
+        model.seen.clear()
+        stack.step(Batch({"floats": floats, **words}, labels))
+        moves.append(not torch.equal(model.seen[0], model.seen[-1]))
+        assert len(model.seen) == (4 if kind is PGD else 2)
+    assert moves == [False, True, False]
+    [told] = stack.run.notes
+    assert "stays where it is (words: no gradient in some batch)" in told
+
+
+def test_a_run_tells_which_tables_stay() -> None:
+    ids, labels = torch.tensor([[1, 2, 3]]).repeat(8, 1), torch.tensor([0, 1] * 4)
+    run = Run(Task(Two(), (ids, labels)), Stage(updates=2, methods=[FGM().during(0, 1)])).fit()
+    assert [note.partition("(")[2].partition(")")[0] for note in run.notes] == [
+        "old: frozen", "unused: no gradient in some batch"
+    ]  # fmt: skip
 
 
 def snippet_on_frozen(model: Net) -> None:

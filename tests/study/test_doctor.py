@@ -2,12 +2,14 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.study.test_cli import call
+from whet import whole
 from whet.errors import InputError, WhetError
 from whet.study import doctor
 from whet.study.executors import batches, probe, ray
@@ -60,7 +62,7 @@ def test_a_job_that_does_not_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "cuda", "what", "said"),
     [
-        ({"token": "another"}, False, "shared folder", "not shared"),
+        ({"token": "another"}, False, "shared folder", "not shared: our file is not seen there"),
         ({"same": {"python": "2.7"}}, False, "versions and code", "python is 2.7, not 3."),
         ({"gpus": []}, True, "GPUs", "none"),
         ({"time": 10.0}, False, "clock", "990.0 s apart"),
@@ -83,7 +85,29 @@ def test_what_is_wrong_elsewhere(
 def test_a_machine_that_does_not_see_the_folder(tmp_path: Path) -> None:
     with probe.asked(tmp_path) as question:
         text = probe.answer(str(tmp_path / "elsewhere" / "question.json"))
-        assert wrong(list(probe.judged(text, question, 0.0, cuda=False))) == ["shared folder"]
+        found = list(probe.judged(text, question, 0.0, cuda=False))
+    assert wrong(found) == ["shared folder"]
+    assert found[0].found == "not shared: our file is not seen there, its file is not seen here"
+
+
+def test_an_answer_that_is_still_being_written_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it is in the draft, for as long as the disk takes to be sure of it."""
+    seen: list[str | None] = []
+    write = whole.write_synced
+
+    def slow(path: Path, data: bytes) -> None:
+        write(path, data)
+        seen.append(probe.first_answer(question))
+        assert any(path.name == name.name for name in question.parent.iterdir())
+
+    with probe.asked(tmp_path) as question:
+        monkeypatch.setattr(whole, "write_synced", slow)
+        text = probe.answer(str(question))
+        assert seen == [None]
+        assert probe.first_answer(question) == text
+        assert wrong(list(probe.judged(text, question, time.time(), cuda=False))) == []
 
 
 def test_exit_codes(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -196,8 +197,18 @@ class EmbeddingNoise(Method):
             return inner(batch)
         if self.scope == "inputs":
             return inner(batch.replace(inputs=self._noisy(run, batch)))
-        run.hold(self, _Noise(run.module, self._embeddings, self._started(run.key(self))))
+        run.hold(self, self._standing(run))
         return inner(batch)
+
+    @contextmanager
+    def _standing(self, run: Training) -> Iterator[None]:
+        with _Noise(run.module, self._embeddings, self._started(run.key(self))) as noise:
+            yield
+            if not noise.calls:
+                run.note(
+                    f"{self.key}: in some batch no embedding was called in training mode, and "
+                    "there was no noise. A model that reads its table itself never has any."
+                )
 
     def _started(self, key: int) -> Start:
         def start(call: Call, at: int) -> Tensor:

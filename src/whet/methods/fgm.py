@@ -27,7 +27,8 @@ class FGM(Perturbation):
     g is this micro-batch's own gradient, also where `.grad` holds earlier ones. Where its norm is
     zero, NaN or infinite nothing is moved, and the second pass is made all the same: the number
     of passes never depends on the data. The second pass draws a new dropout mask and leaves the
-    batch statistics alone. A table that is tied to the output layer moves there too.
+    batch statistics alone. A table that is tied to the output layer moves there too; one that has
+    no gradient, or is frozen, stays where it is, and `run.notes` says so once.
 
     Args:
         epsilon: length of r, in the embedding's own units; 5 for Miyato's normalised embeddings.

@@ -26,7 +26,8 @@ class SAM(Method):
     layer is scaled up and the next one down. The norm is over all parameters that have a gradient,
     of the whole accumulation window, and the second pass repeats that window with the same
     dropout masks and leaves the batch statistics alone. Where the norm is zero, NaN or infinite
-    nothing is moved, and the second pass is made all the same.
+    nothing is moved, and the second pass is made all the same. Gradients may be scaled, as the norm
+    takes the scale out: in a loop of your own unscale once, after the second pass.
 
     Args:
         rho: ρ, the radius, in units of the weights (0.05 is usual); with `adaptive` in units of
@@ -81,12 +82,14 @@ class SAM(Method):
         saved = [(p, p.detach().clone()) for p in moving]
         try:
             self._move(moving)
+            modes.forget_casts()
             for parameter in moving:
                 parameter.grad = None
             yield
         finally:
             # by copy: w + e - e is not w
             modes.put_back(saved)
+            modes.forget_casts()
 
     @torch.no_grad()
     def _move(self, moving: list[nn.Parameter]) -> None:

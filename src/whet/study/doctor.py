@@ -173,8 +173,7 @@ def _waited(path: Path, job: Any, jobs: Queue, period: float, until: float) -> s
     over = False
     while time.time() < until:
         time.sleep(min(period, 10.0))
-        answers = [path.with_name(name) for name in os.listdir(path.parent) if "answer" in name]
-        text = files.read_text(answers[0]) if answers else None
+        text = probe.first_answer(path)
         if text is not None or over:
             return text
         jobs.ask()

@@ -17,6 +17,7 @@ from whet.study import files
 from whet.study.executors.executor import cores
 from whet.study.executors.job import differences, same
 
+ANSWER = "answer-"  # how an answer's name begins
 SKEW = 5.0  # seconds that clocks may differ by: beyond, times in logs and files mislead
 
 
@@ -64,8 +65,18 @@ def answer(path: str) -> str:
     return text
 
 
+def first_answer(question: Path) -> str | None:
+    """What a machine wrote beside the question; None as long as no answer is whole.
+
+    An answer that is being written stands there under another name, all of it while the disk is
+    waited for: who takes that one finds no answer in its place afterwards.
+    """
+    names = [name for name in os.listdir(question.parent) if name.startswith(ANSWER)]
+    return files.read_text(question.with_name(names[0])) if names else None
+
+
 def _place(path: str, found: dict[str, Any]) -> Path:
-    return Path(path).with_name(f"answer-{found['machine']}-{found['process']}.json")
+    return Path(path).with_name(f"{ANSWER}{found['machine']}-{found['process']}.json")
 
 
 def _gpus() -> list[str]:
@@ -87,12 +98,8 @@ def judged(text: str, path: Path, sent: float, cuda: bool) -> Iterator[Check]:
     found, question = json.loads(text), files.read_json(path) or {}
     here, where = time.time(), found["machine"]
     os.listdir(path.parent)
-    back = files.read_text(_place(str(path), found)) == text
-    seen = found["token"] == question["token"]
-    remedy = f"let all machines share {path.parent.parent} under that path, or choose another --out"
-    shared = seen and back
-    yield Check(where, "shared folder", "read and written" if shared else "not shared",
-                "" if shared else remedy)  # fmt: skip
+    yield _shared(where, path, found["token"] == question["token"],
+                  files.read_text(_place(str(path), found)) == text)  # fmt: skip
     wrong = differences(same(), found["same"])
     versions = ", ".join(f"{n} {found['same'].get(n)}" for n in ("python", "torch", "whet"))
     yield Check(where, "versions and code", "; ".join(wrong) or versions,
@@ -105,3 +112,12 @@ def judged(text: str, path: Path, sent: float, cuda: bool) -> Iterator[Check]:
     skew = max(0.0, sent - found["time"], found["time"] - here)
     yield Check(where, "clock", f"{skew:.1f} s apart",
                 "synchronise the clocks (NTP)" if skew > SKEW else "")  # fmt: skip
+
+
+def _shared(where: str, path: Path, there: bool, back: bool) -> Check:
+    """Whether the question was read there, and the answer came back by the folder."""
+    found = {"our file is not seen there": there, "its file is not seen here": back}
+    lacks = [what for what, fine in found.items() if not fine]
+    remedy = f"let all machines share {path.parent.parent} under that path, or choose another --out"
+    told = f"not shared: {', '.join(lacks)}" if lacks else "read and written"
+    return Check(where, "shared folder", told, remedy if lacks else "")
