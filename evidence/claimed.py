@@ -116,9 +116,37 @@ CLAIMED = [
     ),
     Claim(
         "Different initialisations ensemble better than different snapshots",
-        missing="a study compares single models so far; ensembles are not there yet.",
+        "four members of four initialisations gain over four snapshots of one training that is "
+        "four times as long; both cost the same.",
+        "the snapshots; one long training, which costs as much, beside both",
+        joined=(
+            "four initialisations beside four snapshots",
+            "four initialisations beside one long training",
+            "four snapshots beside one long training",
+        ),
+        conclusion=(
+            "Not shown in accuracy, on any of three data sets; on Intents the log loss of the "
+            "initialisations is lower. What is shown is that either ensemble beats one training "
+            "of the same cost: in accuracy on two data sets, in log loss on two, by 0.2 and more."
+        ),
     ),
-    Claim("Different augmentations can be ensembled", missing="ensembles are not there yet."),
+    Claim(
+        "Different augmentations can be ensembled",
+        "four members that are augmented in different ways, of different initialisations, gain "
+        "over four members of other initialisations alone.",
+        "four initialisations without augmentation, and of the one augmentation that is best on "
+        "the select part",
+        joined=(
+            "four augmentations beside four initialisations",
+            "four augmentations beside the best one of them, four initialisations",
+        ),
+        conclusion=(
+            "They can be, and nothing in accuracy is shown to be gained by it over members that "
+            "differ in their initial weights; on CIFAR-10 the mean is a loss of a point. The log "
+            "loss is higher where some members are mixed (MixUp, CutMix), which are less sure, and "
+            "lower on Intents."
+        ),
+    ),
     Claim(
         "Distillation helps small models, at a temperature of about 5",
         "a gain for a student with a sixteenth of the weights, the largest at T = 5.",

@@ -7,8 +7,19 @@ from itertools import product
 
 import pytest
 
+from evidence import ensembling
 from evidence.claimed import CLAIMED
-from evidence.claims import HERE, PAGE, SIZED, baselines, page, resolutions, rows
+from evidence.claims import (
+    HERE,
+    JOINED,
+    PAGE,
+    SIZED,
+    baselines,
+    ensembles,
+    page,
+    resolutions,
+    rows,
+)
 from evidence.resolution import SEEDS, SETTINGS, by_size, contrasts, plain, read
 from evidence.studies import COMMANDS, KEPT
 from whet.study.resolution import Resolutions
@@ -28,6 +39,9 @@ def test_a_claim_has_all_that_it_takes(claim: object) -> None:
     if claim.sizes:  # type: ignore[attr-defined]
         assert len(list(resolutions(claim))) > 8  # type: ignore[arg-type]
         assert claim.quoted.endswith(".")  # type: ignore[attr-defined]
+        return
+    if claim.joined:  # type: ignore[attr-defined]
+        assert len(list(ensembles(claim))) > 6  # type: ignore[arg-type]
         return
     studies = claim.arms  # type: ignore[attr-defined]
     assert set(studies) <= set(COMMANDS)
@@ -76,3 +90,15 @@ def test_every_baseline_beats_its_reference() -> None:
     for line in lines:
         least, mean = line.split("|")[5].split(",")
         assert float(least) > 0 < float(mean)
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_ensembles_are_whole(name: str) -> None:
+    folder = HERE / "results" / f"ensembles_{name}"
+    arms = read(folder / "arms.csv")
+    assert len({row["arm"] for row in arms}) == 6
+    assert len(arms) == 6 * len(ensembling.SEEDS) >= 30
+    told = json.loads((folder / "gains.json").read_text())
+    for metric in ("accuracy", "log_loss"):
+        assert told[metric] == plain(ensembling.contrasts(arms, metric))
+        assert all(each["n"] >= 5 for each in told[metric])
