@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 LARGEST = 1e100  # far beyond what float32 can hold, whose squares metrics are made of
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Weights = Annotated[dict[str, Annotated[float, Field(ge=-1, le=1)]], Field(min_length=1)]
 Settings = dict[str, Any]
 Metrics = dict[str, Real | None]
@@ -24,6 +25,7 @@ class _Shape(BaseModel):
 
 class _Method(_Shape):
     name: str
+    during: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = None
 
 
 class _Arm(_Shape):
