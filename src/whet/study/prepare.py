@@ -250,8 +250,18 @@ class Planner:
             "date": datetime.date.today().isoformat(), "versions": identity.versions(),
             "asked": self.request.asks(), "left_out": self.left_out,
             "notes": [*made.notes, *self.care.notes()], **self.care.kept(),
-            "margin": self.request.margin,
+            "margin": self.request.margin, "rates": self._rates(made.arms, length),
             "passes": {arm.name: ", ".join(f"{each['name']}: {costs[each['name']]}"
                                            for each in methods_of(arm)) for arm in made.arms},
             "nodes": [node.to_json() for node in nodes],
         }, nodes  # fmt: skip
+
+    def _rates(self, those: Sequence[Arm], length: int | None) -> dict[str, Any]:
+        """The learning rate in the course of every arm's training."""
+        from whet import optim, sources
+        from whet.study import courses
+
+        file = None if self.request.file is None else str(self.request.file)
+        about = sources.load(self.request.task, file).about
+        rate = self.care.told.get("lr") or optim.rate(about.optimizer)
+        return courses.of(about, those, length or self.task["updates"], AFTER, rate)
