@@ -147,9 +147,24 @@ class TestReport:
     def test_the_figure_has_these_numbers(self) -> None:
         found = told(WARM, Arm("snapshot", ({"name": "snapshot"},)))["courses"]
         _, axes = plots._axes()
-        plots.drawn_course(axes, found[1], found[0])
+        plots._draw(axes, found[1], found[0])
         drawn = [list(map(list, each.get_xydata())) for each in axes.lines]
         assert drawn == [each["points"] for each in found]
+
+    def test_a_course_is_drawn_over_that_of_its_own_baseline(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And over none where that is not known, as beside `plateau`."""
+        over = []
+        monkeypatch.setattr(plots, "_course", lambda each, other, at: over.append(other) or "")
+        fast, slow = (Arm(f"cycles={n}", ({"name": "snapshot", "cycles": n},)) for n in (2, 5))
+        held = dict.fromkeys((fast.name, slow.name), BASELINE) | {"a@after": "b@after"}
+        plots.courses(told("plateau", fast, slow)["courses"], held)
+        assert over == [None, None]
+        after = told("cosine", Arm("b@after", after=()), Arm("a@after", after=fast.methods))
+        over.clear()
+        plots.courses(after["courses"], held)
+        assert over == [None, None, after["courses"][1]]
 
     def test_a_built_in_task_has_it(self) -> None:
         planner = Planner(Request("churn", None, "snapshot,ema", 1, when="whole,after"))
@@ -178,7 +193,7 @@ class TestReport:
 
     def test_an_end_that_is_zero_throughout_and_a_single_update(self) -> None:
         course = {"arms": ["a"], "ends": [1], "points": [[0, 0.0]]}
-        [panel] = plots.courses([course])
+        [panel] = plots.courses([course], {})
         assert "over 1 updates: 0 after 0 updates." in html.unescape(panel.svg)
 
     @pytest.mark.parametrize(

@@ -258,10 +258,8 @@ class Planner:
 
     def _rates(self, those: Sequence[Arm], length: int | None) -> dict[str, Any]:
         """The learning rate in the course of every arm's training."""
-        from whet import optim, sources
-        from whet.study import courses
+        from whet.study.node import rates
 
         file = None if self.request.file is None else str(self.request.file)
-        about = sources.load(self.request.task, file).about
-        rate = self.care.told.get("lr") or optim.rate(about.optimizer)
-        return courses.of(about, those, length or self.task["updates"], AFTER, rate)
+        updates = length or self.task["updates"]
+        return rates(self.request.task, file, those, updates, AFTER, self.care.told.get("lr"))

@@ -136,7 +136,9 @@ def _by_data(
 
 def _rates(study: Mapping[str, Any]) -> dict[str, Any] | None:
     found = facts.rates(study)
-    return None if found is None else found | {"panels": plots.courses(found["courses"])}
+    if found is None:
+        return None
+    return found | {"panels": plots.courses(found["courses"], facts.baselines(study))}
 
 
 def _page() -> Template:

@@ -61,10 +61,16 @@ def rates(tuning: Mapping[str, Any]) -> str:
     return inline(figure, "rates", said)
 
 
-def courses(found: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """A figure for each course that the learning rate takes, over the first one's."""
-    return [Panel(_alike(each["arms"]), _course(each, found[0], number))
-            for number, each in enumerate(found)]  # fmt: skip
+def courses(found: Sequence[Mapping[str, Any]], baselines: Mapping[str, str]) -> list[Panel]:
+    """A figure for each course that the learning rate takes, over that of its arms' baseline.
+
+    `baselines` names the baseline of each arm.
+    """
+    by = {name: each for each in found for name in each["arms"]}
+    return [
+        Panel(_alike(each["arms"]), _course(each, by.get(baselines.get(each["arms"][0], "")), at))
+        for at, each in enumerate(found)
+    ]
 
 
 def _alike(arms: Sequence[str]) -> str:
@@ -73,27 +79,29 @@ def _alike(arms: Sequence[str]) -> str:
 
 
 @drawn
-def _course(each: Mapping[str, Any], first: Mapping[str, Any], number: int) -> str:
+def _course(each: Mapping[str, Any], baseline: Mapping[str, Any] | None, number: int) -> str:
     figure, axes = _axes()
-    drawn_course(axes, each, first)
+    _draw(axes, each, baseline)
     axes.set_xlabel("update", color=QUIET, fontsize=SIZE, labelpad=2)
-    return inline(figure, f"course-{number}", course_told(each))
+    return inline(figure, f"course-{number}", _told(each))
 
 
-def drawn_course(axes: Axes, each: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+def _draw(axes: Axes, each: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> None:
     """A course of the rate as a line, over that of the baseline; a dash where a stage ends."""
-    for one, colour, width in ((first, QUIET, 1.1), (each, BETTER, 2.0)):
-        across, shares = zip(*one["points"], strict=True)
+    lines = [(baseline, QUIET, 1.1), (each, BETTER, 2.0)]
+    there = [(one["points"], *look) for one, *look in lines if one is not None]
+    for points, colour, width in there:
+        across, shares = zip(*points, strict=True)
         marker = "o" if len(shares) == 1 else None
         axes.plot(across, shares, color=colour, linewidth=width, marker=marker, markersize=3)
     for end in each["ends"][:-1]:
         axes.axvline(end, color=QUIET, linewidth=0.8, linestyle="--")
-    top = max(share for one in (first, each) for _, share in one["points"])
+    top = max(share for points, *_ in there for _, share in points)
     axes.set_ylim(0, 1.05 * top or 1.0)
     axes.locator_params(nbins=4)
 
 
-def course_told(each: Mapping[str, Any]) -> str:
+def _told(each: Mapping[str, Any]) -> str:
     """What is to be seen, for whoever does not see it."""
     points, ends = each["points"], each["ends"]
     high = max(points, key=lambda point: point[1])
