@@ -9,6 +9,7 @@ from typing import Any
 from whet import methods, nesting, sources
 from whet.errors import NotApplicable
 from whet.loading import open_loader
+from whet.method import Method
 from whet.run import Run
 from whet.sources import PARTS, Source
 from whet.stage import Recipe, Stage
@@ -92,8 +93,7 @@ def _fine(
 ) -> Stage:
     """The stage of fine-tuning that follows: a share of the one before, at a tenth of its rate."""
     stage = stage_of(about, task, given, fine_length(updates_of(before, task), share))
-    brings = about.schedule is not None and stage.schedule is None  # a method its own
-    return stage if brings else replace(stage, schedule=fine_schedule(stage.schedule))
+    return replace(stage, schedule=schedule_of(about, [*map(methods.make, given)], fine=True))
 
 
 def fine_length(updates: int, share: float) -> int:
@@ -117,15 +117,20 @@ def stage_of(
 ) -> Stage:  # fmt: skip
     """The task's own stage with methods in it."""
     made = [methods.make(each) for each in given]
-    # a method that owns the learning rate brings its own schedule; that is part of its arm
-    owned = any(nesting.brings_schedule(method) for method in made)
     if updates is None and epochs is None:
         updates = length(about, task)
     return Stage(
         updates=updates, epochs=epochs, methods=made, batch_size=about.batch_size,
         accumulate=about.accumulate, optimizer=about.optimizer,
-        schedule=None if owned else about.schedule,
+        schedule=schedule_of(about, made),
     )  # fmt: skip
+
+
+def schedule_of(about: About, given: Sequence[Method], fine: bool = False) -> Any:
+    """The task's schedule, or a fine-tuning's; none where a method of the arm brings one."""
+    if any(nesting.brings_schedule(method) for method in given):
+        return None
+    return fine_schedule(about.schedule) if fine else about.schedule
 
 
 def length(about: About, task: Task) -> int:

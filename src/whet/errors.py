@@ -86,6 +86,19 @@ class NotApplicable(WhetError):
         self.method, self.reason = method, reason
 
 
+class MissingResource(NotApplicable, UnknownName):
+    """A method needs a resource that the task does not give.
+
+    >>> MissingResource("distillation", "teacher", ["techer"]).reason.partition(") ")[2]
+    "'teacher'; did you mean 'techer'? There are: techer"
+    """
+
+    def __init__(self, method: str, name: str, candidates: Iterable[str]) -> None:
+        kind = f"resource (needed by {method}; give it by resources={{{name!r}: ...}})"
+        UnknownName.__init__(self, kind, name, candidates)
+        self.method, self.reason = method, str(self)
+
+
 class NonFiniteLoss(WhetError):
     """The loss became NaN or infinite; names the step and the rows."""
 

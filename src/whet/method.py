@@ -162,6 +162,13 @@ class Method:
     def before_update(self, run: Training) -> None:
         """Gradients are whole and unscaled; the optimizer has not stepped."""
 
+    def rate_share(self, updates: int, total: int) -> float | None:
+        """The share of the optimizer's rate that a method which owns the rate gives an update.
+
+        It is the one that follows so many of `total`; None where the schedule's rate stands.
+        """
+        return None
+
     def after_update(self, run: Training) -> None:
         """An update really happened."""
 

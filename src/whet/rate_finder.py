@@ -14,11 +14,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from whet import methods as catalogue
-from whet import seeding, whole
+from whet import nesting, seeding, whole
 from whet.callback import Callback
-from whet.errors import InputError, NonFiniteLoss
+from whet.errors import Clash, InputError, NonFiniteLoss
 from whet.loading import open_loader
-from whet.method import Resource
+from whet.method import Method, Resource
 from whet.rows import kept_generators
 from whet.run import Run
 from whet.stage import Stage
@@ -96,6 +96,9 @@ def find_lr(
     torch's, numpy's and Python's generators are left as they are. Groups of the optimizer keep the
     ratio of their rates. A sweep ends where the smoothed loss is four times its smallest value.
 
+    Methods that begin late where nobody says when act in all of the sweep, unless they would clash
+    with another there: else a quarter of the rates would be met without them.
+
     Args:
         task: what is learned.
         stage: as it would be trained: batch size, accumulation, optimizer, methods, frozen parts.
@@ -138,7 +141,7 @@ def find_lr(
     swept = replace(
         stage, updates=updates, epochs=None, schedule=grow, starts_from=_start(stage),
         early_stopping=None,
-        methods=[method for method in methods if method not in owners],
+        methods=_throughout([method for method in methods if method not in owners]),
     )  # fmt: skip
     sweep = _Sweep(updates)
     with kept_generators(), seeding.borrowed():
@@ -151,6 +154,19 @@ def find_lr(
     left_out = tuple(method.key for method in owners)
     suggestion = _steepest(sweep.rates, _smoothed(sweep.losses))
     return RateCurve(tuple(sweep.rates), tuple(sweep.losses), suggestion, left_out)
+
+
+def _throughout(methods: Sequence[Method]) -> Sequence[Method]:
+    """The methods, those with a span of their own kind from the start, where they compose so."""
+    wider = [
+        method.during(0.0, 1.0) if method.span == type(method).span != (0.0, 1.0) else method
+        for method in methods
+    ]
+    try:
+        nesting.arrange(wider)
+    except Clash:
+        return methods
+    return wider
 
 
 def _start(stage: Stage) -> str:

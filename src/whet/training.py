@@ -12,7 +12,7 @@ from torch import nn
 from whet import modes, seeding, sharding
 from whet.batch import Batch
 from whet.drawing import Draws
-from whet.errors import InputError, UnknownName
+from whet.errors import InputError, MissingResource
 from whet.forward import Forward, Window
 from whet.loading import Epochs
 from whet.world import World
@@ -231,8 +231,7 @@ class Training:
     def resource(self, name: str, method: Method) -> Any:
         """What the task supplies under a name."""
         if name not in self.resources:
-            kind = f"resource (needed by {method.key}; give it by resources={{{name!r}: ...}})"
-            raise UnknownName(kind, name, self.resources)
+            raise MissingResource(method.key, name, self.resources)
         return self.resources[name]
 
     def data(self, purpose: str, *, share: bool = False) -> Iterator[Batch]:

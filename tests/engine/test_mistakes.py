@@ -75,6 +75,10 @@ class TestMethods:
             UnknownName, match=r"resource \(needed by fixmatch.*\) 'strong'.*are: none"
         ):
             run_of(stage={"methods": ["fixmatch"]})
+        with pytest.raises(NotApplicable) as found:  # so that a study sets the arm aside
+            run_of(stage={"methods": ["fixmatch"]})
+        assert found.value.method == "fixmatch"
+        assert "resources={'strong': ...}" in found.value.reason
 
 
 class TestData:

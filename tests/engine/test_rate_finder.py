@@ -20,7 +20,7 @@ from tests.engine.test_loading import Augmented
 from tests.engine.test_streams import Resumable
 from tests.engine.tiny import linear, rows, tiny
 from whet.errors import InputError
-from whet.method import Method, Resource
+from whet.method import Layer, Method, Resource
 from whet.rate_finder import RateCurve, find_lr
 from whet.stage import Stage
 from whet.task import Task
@@ -118,6 +118,29 @@ class TestMethods:
         stage = Stage(**{**stage.__dict__, "methods": ["swa", "precise_bn", "label_smoothing"]})
         curve = find_lr(make_task(), stage, updates=12)
         assert curve.left_out == ("swa",)
+
+    def test_those_that_begin_late_by_themselves_act_from_the_first_rate_on(self) -> None:
+        seen: list[tuple[str, int]] = []
+
+        class Late(Method):
+            name, layer, span = "late", Layer.OBJECTIVE, (0.25, 1.0)
+
+            def after_update(self, run: Training) -> None:
+                seen.append((self.key, run.updates))
+
+        stage = replace(PLAIN, methods=[Late(), Late().labelled("told").during(0.5, 1.0)])
+        find_lr(Task(linear(), rows(40)), stage, updates=12)
+        assert [at for key, at in seen if key == "late"] == [*range(1, 13)]
+        assert [at for key, at in seen if key == "late:told"] == [*range(7, 13)]
+        assert stage.methods[0].span == (0.25, 1.0)
+
+    def test_one_that_makes_room_for_another_stays_late(self) -> None:
+        class Late(Method):
+            name, layer, span = "late", Layer.OBJECTIVE, (0.25, 1.0)
+            owns = frozenset({Resource.SECOND_GRADIENT})
+
+        stage = replace(PLAIN, methods=[Late(), Late().labelled("early").during(0.0, 0.25)])
+        assert len(find_lr(Task(linear(), rows(40)), stage, updates=12).losses) == 12
 
     def test_the_stages_schedule_is_left_out(self) -> None:
         stage = Stage(epochs=1, schedule={"name": "cosine", "warmup": 0.5})

@@ -11,11 +11,12 @@ import signal
 import sys
 import time
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError, UnknownName
-from whet.study.plan import Node, Row
+from whet.study.plan import Arm, Node, Row
 
 EFFECTS = {"good": 0.02, "bad": -0.03, "noise": 0.0, "slow": 0.001, "<script>": 0.005, "same": None}
 ROUGH = ("raises", "mistake", "killed", "exits", "diverges", "inapplicable", "garbage",
@@ -34,6 +35,15 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
                   "optimizer": {"name": "adamw", "lr": 0.001}},
         "settings": {"tuned": {"weight": 3}}, "left_out": {"bad": "known to be <bad>"},
     }  # fmt: skip
+
+
+def rates(
+    name: str, file: str | None, arms: Sequence[Arm], updates: int, after: float,
+    lr: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    course = {"arms": [arm.name for arm in arms], "ends": [updates],
+              "points": [[at, 1 - at / updates] for at in range(updates)]}  # fmt: skip
+    return {"rate": lr or 0.001, "courses": [course], "untold": []}
 
 
 def names() -> list[str]:
@@ -139,7 +149,7 @@ def result(node: Node, value: float | None, cost: float) -> Row:
 def modules() -> dict[str, types.ModuleType]:
     """What stands in for the modules that know tasks and methods."""
     node = types.ModuleType("whet.study.node")
-    vars(node).update(train=train, describe=describe)
+    vars(node).update(train=train, describe=describe, rates=rates)
     tasks = types.ModuleType("whet.tasks")
     vars(tasks).update(names=names)
     methods = types.ModuleType("whet.methods")

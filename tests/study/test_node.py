@@ -79,6 +79,20 @@ def test_an_arm_that_does_not_apply_says_why(tmp_path: Path) -> None:
     assert "no nn.Embedding" in row["reason"]
 
 
+@pytest.mark.parametrize("rehearsed", [{}, {"rehearse": 2}])
+@pytest.mark.parametrize(
+    ("name", "lacks"), [("distillation", "teacher"), ("fixmatch", "strong"), ("moco", "view")]
+)
+def test_an_arm_whose_resource_the_task_lacks_is_set_aside(
+    tmp_path: Path, rehearsed: dict[str, int], name: str, lacks: str
+) -> None:
+    """By a rehearsal as by a training, with the remedy."""
+    options = {"updates": 4} | rehearsed
+    row = node.train(Node("churn", name, ({"name": name},), 0, options), tmp_path)
+    assert row["status"] == "inapplicable"
+    assert f"give it by resources={{'{lacks}': ...}}" in row["reason"]
+
+
 def test_an_arm_that_clashes_is_refused(tmp_path: Path) -> None:
     both = ({"name": "fgm"}, {"name": "freelb"})
     row = node.train(make("both", *both), tmp_path)

@@ -134,7 +134,7 @@ def test_figures_are_text_in_the_pages_colours(text: str) -> None:
     twice = [svg for svg in svgs if re.match('<svg class="(wide|narrow)"', svg)]
     panels = [svg for svg in svgs if svg not in twice]
     assert len(twice) == 4  # two figures, each for wide and narrow windows
-    assert len(panels) == 7  # a learning curve for each arm that has one
+    assert len(panels) == 8  # a learning curve for each arm that has one, and the rate's course
     assert all("var(--" in svg and "</text>" in svg for svg in svgs)
     assert not re.search("#0[1-6]0[1-6]0[1-6]", text)
 

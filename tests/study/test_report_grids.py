@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 from tests.study import designs
 from tests.study.designs import arm
 from tests.study.test_page import said
+from whet.methods import catalogue
 from whet.study import contrasts, families, wording
+from whet.study.arms import parse
 from whet.study.evidence import compare
 from whet.study.families import Family
 from whet.study.fractions import AtFraction
@@ -46,6 +48,28 @@ class TestPlacements:
         assert grid is not None
         assert grid.columns == ["whole training", "fine-tuning after"]
         assert [name for name, _ in grid.rows] == ["sam"]
+
+    def test_who_begins_late_by_itself_is_not_said_to_act_throughout(self) -> None:
+        """A planner writes a method's own span into its arm; `--when whole` keeps to it."""
+        late = [one for one in parse("fgm,ema", catalogue()) if one.name == "fgm"]
+        both = Arm("ema+fgm", ({"name": "ema"}, *late[0].methods))
+        arms = [Arm(BASELINE), *late, both, arm("ema", "ema"), arm("fgm@end", "fgm")]
+        made = designs.study(arms, 3)
+        grid = grids.placements(made, *found(made))
+        assert grid is not None
+        assert grid.columns == ["whole training, unless noted", "last quarter"]
+        parts = {name: [cell.part for cell in cells] for name, cells in grid.rows}
+        assert parts == {"fgm": ["from 25 % on", ""], "ema": ["", ""],
+                         "ema+fgm": ["ema throughout, fgm from 25 % on", ""]}  # fmt: skip
+        section = said(designs.page(made, designs.rows(made)))
+        assert "from 25 % on" in section[section.index("Where in training") :]
+
+    def test_who_was_told_its_part_is_noted_too(self) -> None:
+        told = Arm("ema:during=[0, 0.5]", ({"name": "ema", "during": [0, 0.5]},))
+        made = designs.study([Arm(BASELINE), told, arm("sam@end", "sam")], 3)
+        grid = grids.placements(made, *found(made))
+        assert grid is not None
+        assert [cell.part for cell in dict(grid.rows)[told.name]] == ["up to 50 %", ""]
 
     def test_one_part_needs_no_table(self) -> None:
         made = designs.study([Arm(BASELINE), arm("sam", "sam")], 3)

@@ -113,7 +113,14 @@ class Snapshot(Method):
 
     def before_update(self, run: Training) -> None:
         assert run.optimizer is not None
-        set_rates(run.optimizer, cyclic_share(run.updates, self._length, self.cycles))
+        assert run.total is not None
+        share = self.rate_share(run.updates, run.total)
+        if share is not None:
+            set_rates(run.optimizer, share)
+
+    def rate_share(self, updates: int, total: int) -> float | None:
+        length = spans.cut(self.span[1], total)
+        return cyclic_share(updates, length, self.cycles) if updates < length else None
 
     def after_update(self, run: Training) -> None:
         if run.updates in cycle_ends(self._length, self.cycles):

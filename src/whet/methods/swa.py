@@ -203,13 +203,19 @@ class SWA(Method):
 
     def start(self, run: Training) -> None:
         assert run.total is not None
-        a, b = self.span
-        self._end = spans.cut(b, run.total)
-        begins = a + self.after * (b - a)
-        self._first = min(spans.cut(begins, run.total), self._end - 1)
+        self._first, self._end = self._ends(run.total)
         self._forget()
         self._attach(run.module)
-        self._check_statistics(run, begins)
+        self._check_statistics(run, self._begins())
+
+    def _begins(self) -> float:
+        a, b = self.span
+        return a + self.after * (b - a)
+
+    def _ends(self, total: int) -> tuple[int, int]:
+        """The updates between which weights are collected."""
+        end = spans.cut(self.span[1], total)
+        return min(spans.cut(self._begins(), total), end - 1), end
 
     def _check_statistics(self, run: Training, begins: float) -> None:
         norms = [norm for norm in modes.batch_norms(run.module).values() if norm.training]
@@ -223,15 +229,19 @@ class SWA(Method):
             )
 
     def before_update(self, run: Training) -> None:
-        if self.lr is not None and self._first <= run.updates < self._end:
-            share = self.lr if isinstance(self.lr, int | float) else self._share(run.updates)
+        assert run.total is not None
+        share = self.rate_share(run.updates, run.total)
+        if share is not None:
             run.hold_update(borrowed_rates(run.open_optimizer(), share))
 
-    def _share(self, updates: int) -> float:
-        """The rate of the update that follows so many; cycles end where weights are collected."""
-        assert isinstance(self.lr, list | tuple)
+    def rate_share(self, updates: int, total: int) -> float | None:
+        first, end = self._ends(total)
+        if self.lr is None or not first <= updates < end:
+            return None
+        if isinstance(self.lr, int | float):
+            return self.lr
         assert self.every is not None
-        ahead = (self._end - updates - 1) % self.every
+        ahead = (end - updates - 1) % self.every  # cycles end where weights are collected
         return cycle_share(self.every - ahead, self.every, *self.lr)
 
     def after_update(self, run: Training) -> None:

@@ -5,7 +5,7 @@ from whet.optim.factory import optimizer, rate, with_rate
 from whet.optim.groups import check_holds, decay_groups, load_state, parameter_groups, table
 from whet.optim.rates import borrowed_rates, move_to, rates_of, set_rates
 from whet.optim.scaling import backward, enabled, step, unscale
-from whet.optim.schedules import Plateau, schedule, shares
+from whet.optim.schedules import Plateau, is_relative, schedule, schedule_name, shares
 
 __all__ = [
     "Plateau",
@@ -14,6 +14,7 @@ __all__ = [
     "check_holds",
     "decay_groups",
     "enabled",
+    "is_relative",
     "layers",
     "load_state",
     "move_to",
@@ -22,6 +23,7 @@ __all__ = [
     "rate",
     "rates_of",
     "schedule",
+    "schedule_name",
     "set_rates",
     "shares",
     "step",

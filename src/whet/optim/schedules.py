@@ -147,22 +147,37 @@ def schedule(spec: Spec, given: torch.optim.Optimizer, updates: int) -> Any:
     return lr_scheduler.LambdaLR(given, factor)
 
 
-def shares(spec: Spec, updates: int) -> list[float]:
+def shares(spec: Spec, updates: int, rate: float = 1.0) -> list[float]:
     """The share of the optimizer's rate at each update, for a picture.
 
     What depends on metrics (`plateau`) is drawn as if each evaluation were better than the last.
+    `rate` is the optimizer's own; schedules of torch's that name rates and not shares need it.
 
     >>> shares("linear", 4)
     [1.0, 0.75, 0.5, 0.25]
     """
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate, momentum=0.9)
     made, found = schedule(spec, optimizer, updates), []
+    if type(made) is lr_scheduler.LambdaLR:  # each by itself, without the steps up to it
+        return [float(made.lr_lambdas[0](update)) for update in range(updates)]
     for _ in range(updates):
-        found.append(float(optimizer.param_groups[0]["lr"]))
+        found.append(float(optimizer.param_groups[0]["lr"]) / rate)
         optimizer.step()
         if made is not None:
             made.step()
     return found
+
+
+def schedule_name(spec: Spec) -> str:
+    """What a schedule is called; a function by its own name."""
+    if callable(spec):
+        return f"the function {getattr(spec, '__qualname__', type(spec).__name__)}"
+    return split(spec or "constant", "constant")[0]
+
+
+def is_relative(spec: Spec) -> bool:
+    """Whether a schedule gives shares of whatever the optimizer's rate is."""
+    return not callable(spec) and schedule_name(spec) not in _torchs()
 
 
 class Plateau:

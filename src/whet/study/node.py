@@ -20,6 +20,7 @@ from whet import (
     composition,
     evaluation,
     objectives,
+    optim,
     parsing,
     resume,
     sources,
@@ -36,10 +37,10 @@ from whet.predict import Predictor
 from whet.riding import Rider
 from whet.run import Run
 from whet.sources import Source
-from whet.study import conditions, paces, riders
+from whet.study import conditions, courses, paces, riders
 from whet.study.clock import Clock
 from whet.study.memory import Peak, apart
-from whet.study.plan import Node, Row, Settings
+from whet.study.plan import Arm, Node, Row, Settings
 from whet.study.pulse import Pulse
 from whet.study.rehearsal import FEW
 from whet.task import Task
@@ -67,6 +68,15 @@ def describe(name: str, file: str | None = None, device: str = "auto") -> dict[s
         "settings": {name: dict(given) for name, given in about.settings.items()},
         "uncut": subset.refusal(task), "stage": conditions.plain_stage(about),
     }  # fmt: skip
+
+
+def rates(
+    name: str, file: str | None, arms: Sequence[Arm], updates: int, after: float,
+    lr: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The learning rate in the course of every arm's training, at the task's own or at `lr`."""
+    about = sources.load(name, file).about
+    return courses.of(about, arms, updates, after, lr or optim.rate(about.optimizer))
 
 
 def train(node: Node, folder: Path) -> Row:

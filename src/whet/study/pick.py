@@ -188,8 +188,7 @@ def _settings(arm: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any
 
 
 def _stage(study: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    from whet import nesting, optim
-    from whet.methods import make
+    from whet import optim
 
     told, task = study["task"]["stage"], study["task"]
     for name in ("optimizer", "schedule"):
@@ -201,14 +200,22 @@ def _stage(study: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> di
     optimizer = told["optimizer"]
     if study.get("tuning"):
         optimizer = optim.with_rate(optimizer, study["tuning"]["rate"])
-    owned = any(nesting.brings_schedule(make(dict(each))) for each in methods)
     given = {
         "updates": task["updates"], "batch_size": told["batch_size"],
         "accumulate": told["accumulate"], "optimizer": optimizer,
-        "schedule": None if owned else told["schedule"], "methods": [dict(m) for m in methods],
+        "schedule": None if _brings(methods) else told["schedule"],
+        "methods": [dict(m) for m in methods],
     }  # fmt: skip
     usual = {"accumulate": 1, "schedule": None}
     return {name: value for name, value in given.items() if value != usual.get(name, ...)}
+
+
+def _brings(methods: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of these methods has a schedule of its own."""
+    from whet import nesting
+    from whet.methods import make
+
+    return any(nesting.brings_schedule(make(dict(each))) for each in methods)
 
 
 def _later(
@@ -223,8 +230,8 @@ def _later(
     share = next(node["options"]["after"] for node in study["nodes"] if node["arm"] == arm)
     stage = _stage(study, methods)
     stage["updates"] = composition.fine_length(first["updates"], share)
-    if study["task"]["stage"]["schedule"] is not None and "schedule" not in stage:
-        return stage  # a method brings its own
+    if _brings(methods):
+        return stage
     return {**stage, "schedule": composition.fine_schedule(stage.get("schedule"))}
 
 

@@ -250,8 +250,16 @@ class Planner:
             "date": datetime.date.today().isoformat(), "versions": identity.versions(),
             "asked": self.request.asks(), "left_out": self.left_out,
             "notes": [*made.notes, *self.care.notes()], **self.care.kept(),
-            "margin": self.request.margin,
+            "margin": self.request.margin, "rates": self._rates(made.arms, length),
             "passes": {arm.name: ", ".join(f"{each['name']}: {costs[each['name']]}"
                                            for each in methods_of(arm)) for arm in made.arms},
             "nodes": [node.to_json() for node in nodes],
         }, nodes  # fmt: skip
+
+    def _rates(self, those: Sequence[Arm], length: int | None) -> dict[str, Any]:
+        """The learning rate in the course of every arm's training."""
+        from whet.study.node import rates
+
+        file = None if self.request.file is None else str(self.request.file)
+        updates = length or self.task["updates"]
+        return rates(self.request.task, file, those, updates, AFTER, self.care.told.get("lr"))

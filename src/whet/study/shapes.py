@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 LARGEST = 1e100  # far beyond what float32 can hold, whose squares metrics are made of
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[float, Field(ge=0, le=1e15)]
+Names = Annotated[list[str], Field(min_length=1)]
 Weights = Annotated[dict[str, Annotated[float, Field(ge=-1, le=1)]], Field(min_length=1)]
 Settings = dict[str, Any]
 Metrics = dict[str, Real | None]
@@ -24,6 +27,7 @@ class _Shape(BaseModel):
 
 class _Method(_Shape):
     name: str
+    during: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = None
 
 
 class _Arm(_Shape):
@@ -91,6 +95,24 @@ class _Tuning(_Shape):
     at_edge: bool = False
 
 
+class _Course(_Shape):
+    arms: Names
+    ends: Annotated[list[Size], Field(min_length=1)]
+    points: Annotated[list[Annotated[list[Size], Field(min_length=2, max_length=2)]],
+                      Field(min_length=1)]  # fmt: skip
+
+
+class _Untold(_Shape):
+    arms: Names
+    why: str
+
+
+class _Rates(_Shape):
+    rate: Real | None
+    courses: list[_Course]
+    untold: list[_Untold]
+
+
 class _Aside(_Shape):
     share: Real
     rows: Count
@@ -126,6 +148,7 @@ class Study(_Shape):
     contrasts: dict[str, dict[str, Weights]] | None = None
     equal_time: list[_Control] | None = None
     tuning: _Tuning | None = None
+    rates: _Rates | None = None
     hold_out: _Aside | None = None
     margin: Annotated[Real, Field(gt=0)] | None = None
     passes: dict[str, str] | None = None

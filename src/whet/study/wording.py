@@ -147,6 +147,19 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
+def part(during: Sequence[float] | None) -> str:
+    """The part of training between two fractions of it; nothing for all of it.
+
+    >>> part([0.25, 1.0]), part([0.0, 0.5]), part([0.25, 0.75]), part(None)
+    ('from 25 % on', 'up to 50 %', 'from 25 % to 75 %', '')
+    """
+    begin, end = during or (0.0, 1.0)
+    if end >= 1:
+        return f"from {100 * begin:.3g} % on" if begin > 0 else ""
+    until = f"{100 * end:.3g} %"
+    return f"from {100 * begin:.3g} % to {until}" if begin > 0 else f"up to {until}"
+
+
 def listed(names: Sequence[str]) -> str:
     """Names as a list within a sentence."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from whet.study import trie, wording
+from whet.study import shapes, trie, wording
 from whet.study.plan import BASELINE, Node, Row, canonical
 from whet.study.statistics import Comparison
 
@@ -160,6 +160,24 @@ def missing(study: Mapping[str, Any], rows: Sequence[Row]) -> int:
 
 def _judged(study: Mapping[str, Any]) -> list[Node]:
     return trie.judged(map(Node.from_json, study["nodes"]))
+
+
+def rates(study: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The courses of the learning rate that are to be drawn, and what is said of the others.
+
+    None where nothing is known of them, as in studies of old.
+    """
+    told = shapes.bounded(study.get("rates"))
+    if not told or not (told["courses"] or told["untold"]):
+        return None
+    courses, own = told["courses"], told["rate"]
+    said = [f"Of {wording.listed(each['arms'][:12])} no course is drawn: {each['why']}."
+            for each in told["untold"]]  # fmt: skip
+    levels = {share for each in courses for _, share in each["points"]}
+    if len(levels) == 1 and levels == {1.0}:
+        said.insert(0, "It is the same in every update" + (f": {own:g}." if own else "."))
+        courses = []
+    return {"courses": courses, "said": said, "own": f" ({own:g})" if own else ""}
 
 
 def environment(study: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:

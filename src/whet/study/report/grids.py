@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whet.study import fractions, wording
@@ -16,6 +16,7 @@ from whet.study.statistics import EQUIVALENT, IDENTICAL, Comparison, ranked
 
 PARTS = {"start": "first quarter", "whole": "whole training", "end": "last quarter",
          "after": "fine-tuning after"}  # fmt: skip
+UNLESS = ", unless noted"  # methods may have a part of their own where nobody gives them one
 SHORT = {EQUIVALENT: "no difference", IDENTICAL: "identical"}
 LEVELS, PALE = 5, 2  # shades of a heat map, and how many of them without a verdict
 
@@ -30,6 +31,7 @@ class Cell:
         verdict: in a word.
         shade: of a heat map; empty for none.
         instead: what is said where there is no comparison.
+        part: of training in which the method acts, where it is not what the column says.
     """
 
     found: Comparison | None
@@ -37,6 +39,7 @@ class Cell:
     verdict: str = ""
     shade: str = ""
     instead: str = wording.NOTHING
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,28 @@ def placements(
     left_out = study.get("left_out") or {}
     order = {each.arm: place for place, each in enumerate(ranked(found.values()))}
     best = sorted(arms, key=lambda key: order[arms[key].arm])
-    rows = [
-        (name, [_cell(arms.get((name, part)), _missing(name, part, left_out)) for part in parts])
-        for name in dict.fromkeys(name for name, _ in best)
-    ]
-    return Grid([PARTS[part] for part in parts], rows, wording.decimals(arms.values()))
+    acts = {arm["name"]: _acts(arm) for arm in study["arms"]}
+
+    def cell(name: str, part: str) -> Cell:
+        one = arms.get((name, part))
+        own = acts[one.arm] if one is not None and part == "whole" else ""
+        return replace(_cell(one, _missing(name, part, left_out)), part=own)
+
+    rows = [(name, [cell(name, part) for part in parts])
+            for name in dict.fromkeys(name for name, _ in best)]  # fmt: skip
+    own = any(cell.part for _, cells in rows for cell in cells)
+    columns = [PARTS[part] + (UNLESS if own and part == "whole" else "") for part in parts]
+    return Grid(columns, rows, wording.decimals(arms.values()))
+
+
+def _acts(arm: Mapping[str, Any]) -> str:
+    """The parts of training that an arm's methods act in, where one does not act in all of it."""
+    spans = {each["name"]: wording.part(each.get("during")) for each in arm["methods"]}
+    if not any(spans.values()):
+        return ""
+    if len(set(spans.values())) == 1:
+        return next(iter(spans.values()))
+    return ", ".join(f"{name} {said or 'throughout'}" for name, said in spans.items())
 
 
 def _missing(name: str, part: str, left_out: Mapping[str, str]) -> str:

@@ -89,6 +89,7 @@ def build(
         confirmation=checks.confirmation(again, said),
         confirmed=checks.said_again(again) if again else "",
         tuning=checks.tuning(study),
+        rates=_rates(study),
         sharing=sharing.sharing(study),
         many=sharing.MANY,
         panels=curves.panels(curves.curves(rows, metric), said, [each.arm for each in order],
@@ -131,6 +132,13 @@ def _by_data(
     if grid is None:
         return None
     return {"grid": grid, "panels": plots.gains_by_data(grid.found, metric)}
+
+
+def _rates(study: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = facts.rates(study)
+    if found is None:
+        return None
+    return found | {"panels": plots.courses(found["courses"], facts.baselines(study))}
 
 
 def _page() -> Template:

@@ -1,4 +1,4 @@
-"""Small figures of one width: rates that were tried, and what an arm gains on less data."""
+"""Small figures of one width: learning rates, tried and in their course, and gains on less data."""
 
 from __future__ import annotations
 
@@ -59,6 +59,60 @@ def rates(tuning: Mapping[str, Any]) -> str:
     said = (f"Learning rates of the baseline against {tuning['metric'].replace('_', ' ')} on the "
             f"select part: {values}; {tuning['rate']} was chosen.")  # fmt: skip
     return inline(figure, "rates", said)
+
+
+def courses(found: Sequence[Mapping[str, Any]], baselines: Mapping[str, str]) -> list[Panel]:
+    """A figure for each course that the learning rate takes, over that of its arms' baseline.
+
+    `baselines` names the baseline of each arm.
+    """
+    by = {name: each for each in found for name in each["arms"]}
+    return [
+        Panel(_alike(each["arms"]), _course(each, by.get(baselines.get(each["arms"][0], "")), at))
+        for at, each in enumerate(found)
+    ]
+
+
+def _alike(arms: Sequence[str]) -> str:
+    more = len(arms) - 3
+    return ", ".join([*arms[:3], f"{more} more"] if more > 0 else arms)
+
+
+@drawn
+def _course(each: Mapping[str, Any], baseline: Mapping[str, Any] | None, number: int) -> str:
+    figure, axes = _axes()
+    _draw(axes, each, baseline)
+    axes.set_xlabel("update", color=QUIET, fontsize=SIZE, labelpad=2)
+    return inline(figure, f"course-{number}", _told(each))
+
+
+def _draw(axes: Axes, each: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> None:
+    """A course of the rate as a line, over that of the baseline; a dash where a stage ends."""
+    lines = [(baseline, QUIET, 1.1), (each, BETTER, 2.0)]
+    there = [(one["points"], *look) for one, *look in lines if one is not None]
+    for points, colour, width in there:
+        across, shares = zip(*points, strict=True)
+        marker = "o" if len(shares) == 1 else None
+        axes.plot(across, shares, color=colour, linewidth=width, marker=marker, markersize=3)
+    for end in each["ends"][:-1]:
+        axes.axvline(end, color=QUIET, linewidth=0.8, linestyle="--")
+    top = max(share for points, *_ in there for _, share in points)
+    axes.set_ylim(0, 1.05 * top or 1.0)
+    axes.locator_params(nbins=4)
+
+
+def _told(each: Mapping[str, Any]) -> str:
+    """What is to be seen, for whoever does not see it."""
+    points, ends = each["points"], each["ends"]
+    high = max(points, key=lambda point: point[1])
+    low = min(points, key=lambda point: point[1])
+    parts = [
+        f"{share:.4g} after {update:g} updates"
+        for update, share in dict.fromkeys(map(tuple, (points[0], high, low, points[-1])))
+    ]
+    after = f"; a stage that follows begins after {ends[0]:g}" if len(ends) > 1 else ""
+    return (f"Learning rate of {_alike(each['arms'])} as a share of the optimizer's own, over "
+            f"{ends[-1]:g} updates: {', '.join(parts)}{after}.")  # fmt: skip
 
 
 def gains_by_data(found: Sequence[AtFraction], metric: str) -> list[Panel]:
