@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from whet import methods, nesting, sources
-from whet.errors import NotApplicable
+from whet import methods, nesting, optim, sources
+from whet.errors import InputError, NotApplicable
 from whet.loading import open_loader
 from whet.method import Method
 from whet.run import Run
@@ -101,12 +101,21 @@ def fine_length(updates: int, share: float) -> int:
     return max(1, round(share * updates))
 
 
-def fine_schedule(schedule: str | Mapping[str, Any] | None) -> dict[str, Any]:
+def fine_schedule(schedule: Any) -> dict[str, Any]:
     """The same shape at a tenth of the rate, without warm-up.
+
+    Raises:
+        InputError: it is a function, whose rate only itself can lower.
 
     >>> fine_schedule("cosine")
     {'name': 'cosine', 'warmup': 0.0, 'peak': 0.1}
     """
+    if callable(schedule):
+        raise InputError(
+            "a stage of fine-tuning goes at a tenth of the rate, and the schedule is a function, "
+            f"{optim.schedule_name(schedule).removeprefix('the function ')}, whose rates it alone "
+            'knows. Name the schedule in ABOUT, as {"name": "cosine", "warmup": 0.1}.'
+        )
     named = schedule if isinstance(schedule, Mapping) else {"name": schedule or "constant"}
     return {**named, "warmup": 0.0, "peak": FINE}
 

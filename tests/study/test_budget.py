@@ -65,7 +65,7 @@ def test_several_runs_at_a_time() -> None:
 
 
 def test_too_little_says_what_it_would_take() -> None:
-    with pytest.raises(InputError, match="is too little: the baseline and a with 3 seeds"):
+    with pytest.raises(InputError, match="which is too little: the baseline and a with 3 seeds"):
         choose(10)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from whet import checkpoint, tasks
+from whet import checkpoint, composition, tasks
+from whet.errors import InputError
 from whet.metrics import METRICS
 from whet.stopping import Terminated
 from whet.study import node, worker
@@ -308,3 +309,11 @@ def test_a_training_that_raises_is_let_go(tmp_path: Path, monkeypatch: pytest.Mo
         assert made[0]() is None
     finally:
         gc.enable()
+
+
+def test_fine_tuning_wants_a_schedule_by_its_name() -> None:
+    def mine(optimizer: torch.optim.Optimizer, updates: int) -> object:
+        return torch.optim.lr_scheduler.ConstantLR(optimizer)
+
+    with pytest.raises(InputError, match=r"the schedule is a function, .*mine, whose rates"):
+        composition.fine_schedule(mine)

@@ -110,9 +110,9 @@ def choose(
         those = (f"the {len(kept)} runs of the design, of which none can be left out," if whole
                  else f"the baseline and {kept[-1].name}")  # fmt: skip
         raise InputError(
-            f"--budget {wording.duration(available)} is too little: {those} with "
-            f"{wording.counted(least, 'seed')} at a quarter of the training take about "
-            f"{wording.duration(needed)}."
+            f"--budget leaves {wording.duration(max(0.0, available))} for training, which is too "
+            f"little: {those} with {wording.counted(least, 'seed')} at a quarter of the training "
+            f"take about {wording.duration(needed)}."
         )
     dropped = [arm.name for arm in arms if arm not in kept]
     return _choice(kept, dropped, least, share, time(kept, least, share), wished, updates)
