@@ -139,9 +139,8 @@ def _check_own(given: Mapping[str, Any], norm: bool, classes: int | None) -> Non
 @torch.no_grad()
 def _begin(head: nn.Linear, own: Sequence[nn.Linear]) -> None:
     """The mean of the heads, each on its encoder's features."""
-    biases = [one.bias for one in own if one.bias is not None]
+    biases = [bias for one in own if (bias := getattr(one, "bias", None)) is not None]
     head.weight.copy_(torch.cat([one.weight.to(head.weight) for one in own], 1) / len(own))
     head.bias.zero_()
     for bias in biases:
         head.bias.add_(bias.to(head.bias), alpha=1.0 / len(own))
-
