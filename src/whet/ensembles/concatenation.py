@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class Concatenation(nn.Module):
     >>> model(torch.ones(5, 4)).shape, model.head.in_features
     (torch.Size([5, 3]), 40)
     """
+
+    side_by_side: ClassVar[str] = "encoders"  # for whet.optim.layers
 
     def __init__(
         self, encoders: Mapping[str, nn.Module] | Sequence[nn.Module], classes: int, example: Any,
