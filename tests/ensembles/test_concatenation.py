@@ -93,6 +93,13 @@ def test_names_and_what_was_given_stays() -> None:
     assert all(one.training for one in MODELS["small"].modules())
 
 
+def test_encoders_that_are_given_are_copied() -> None:
+    encoder = mode_sensitive()
+    before = weights(encoder)
+    trained(Concatenation([encoder], 3, ROWS), ROWS, Stage(updates=2, batch_size=8, optimizer=SGD))
+    assert equal(weights(encoder), before)
+
+
 def test_heads_begin_by_seed_and_name() -> None:
     heads = [
         concatenated(models, PIXELS, seed=seed).head.weight

@@ -50,6 +50,9 @@ def twice(model: Ending, hidden: Tensor) -> Tensor:
 def test_the_layer_whose_output_is_returned() -> None:
     found = concatenated([Ending(lambda model, x: model.beside(x))], X)
     assert isinstance(found.encoders["0"].beside, nn.Identity)
+    alike = Ending(lambda model, x: model.head(x))  # also where another says the same
+    alike.beside.load_state_dict(alike.head.state_dict())
+    assert isinstance(concatenated([alike], X).encoders["0"].head, nn.Identity)
     assert isinstance(found.encoders["0"].head, nn.Linear)
 
 
