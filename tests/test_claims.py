@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from evidence import ensembling
+from evidence import concatenation, ensembling
 from evidence.claimed import CLAIMED
 from evidence.claims import (
     HERE,
@@ -82,6 +82,20 @@ def test_a_sweep_is_whole(name: str) -> None:
     for key, made in (("contrasts", contrasts(name, arms)), ("by_size", by_size(name, found))):
         for each, again in zip(told[key], plain(made), strict=True):
             assert again == pytest.approx(each)
+
+
+@pytest.mark.parametrize("name", concatenation.SETTINGS)
+def test_concatenations_are_whole(name: str) -> None:
+    folder = HERE / "results" / f"concatenation_{name}"
+    arms, told = read(folder / "arms.csv"), json.loads((folder / "gains.json").read_text())
+    values = {(row["arm"], int(row["seed"])): float(row["accuracy"]) for row in arms}
+    cost = concatenation.costs(concatenation.SETTINGS[name])
+    assert {*values} == set(product(cost, concatenation.SEEDS))
+    assert {row["arm"]: row["updates of a classifier"] for row in told["arms"]} == cost
+    for each, again in zip(
+        told["contrasts"], plain(concatenation.contrasts(values)), strict=True
+    ):  # fmt: skip
+        assert again == pytest.approx(each)
 
 
 def test_every_baseline_beats_its_reference() -> None:

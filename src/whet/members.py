@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class Members(nn.Module):
     >>> log_p.exp().sum(1).round(decimals=3)
     tensor([1., 1., 1., 1., 1.])
     """
+
+    side_by_side: ClassVar[str] = "members"  # for whet.optim.layers
 
     def __init__(
         self, make: Callable[[], nn.Module] | nn.Module, count: int, *, seed: int = 0,

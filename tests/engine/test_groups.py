@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from tests.engine.tiny import rows
 from whet import optim, parameter_groups
+from whet.ensembles import Concatenation
 from whet.errors import InputError, UnknownName
+from whet.members import Members
 from whet.methods import MoCo
 from whet.run import Run
 from whet.stage import Stage
@@ -100,6 +103,25 @@ class TestLayers:
     def test_every_parameter_is_in_one(self, model: nn.Module) -> None:
         names = [name for layer in optim.layers(model) for name in layer]
         assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+
+    def test_branches_count_from_their_outputs(self) -> None:
+        """One after the other, the first of them would be trained at the lowest rates."""
+
+        def deep(*widths: int) -> nn.Sequential:
+            return nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(widths)))
+
+        both = Concatenation({"a": deep(4, 5, 6, 3), "b": deep(4, 3)}, 2, torch.ones(2, 4))
+        assert firsts(both) == [
+            "encoders.a.0.weight", "encoders.a.1.weight", "encoders.a.2.weight",
+            "norms.a.weight",
+        ]  # fmt: skip
+        assert optim.layers(both)[2][2:] == ["encoders.b.0.weight", "encoders.b.0.bias"]
+        assert optim.layers(both)[3][-2:] == ["head.weight", "head.bias"]
+        on_a_trunk = nn.Sequential(nn.Linear(4, 4), Members(lambda: deep(4, 5, 3), 2))
+        assert [layer[::2] for layer in optim.layers(on_a_trunk)] == [
+            ["0.weight"], ["1.members.0.0.weight", "1.members.1.0.weight"],
+            ["1.members.0.1.weight", "1.members.1.1.weight"],
+        ]  # fmt: skip
 
     def test_a_tied_weight_is_where_it_is_read_first(self) -> None:
         model = nn.ModuleDict({"words": nn.Embedding(5, 4), "head": nn.Linear(4, 5, bias=False)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,3 +44,21 @@ def picture_model(seed: int = 0, width: int = 4, classes: int = 3) -> nn.Module:
 def predictor(seed: int = 0, kind: str = "categorical", **given: Any) -> ModelPredictor:
     model = picture_model(seed, **given)
     return ModelPredictor(model, model_state(model), family(kind))
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=seeding.generator(seed))
+
+
+def made(seed: int, *layers: Callable[[], nn.Module]) -> nn.Sequential:
+    with seeding.borrowed(seed):
+        return nn.Sequential(*(layer() for layer in layers))
+
+
+def dense(seed: int = 0, width: int = 8, classes: int = 3) -> nn.Sequential:
+    return made(seed, lambda: nn.Linear(4, width), nn.ReLU, lambda: nn.Linear(width, classes))
+
+
+def tokens(words: int, length: int) -> dict[str, Tensor]:
+    ids = torch.randint(0, words, (6, length), generator=seeding.generator(words))
+    return {"ids": ids, "mask": torch.ones(6, length)}

@@ -7,11 +7,13 @@ one that judges.
 """
 
 from whet.ensembles.averaging import calibrate, fit_weights, mean, tta
+from whet.ensembles.classifiers import concatenated, pairs
+from whet.ensembles.concatenation import Concatenation
 from whet.ensembles.diversity import Diversity, diversity
 from whet.ensembles.onnx_file import export_onnx
 from whet.ensembles.soups import Soup, greedy_soup, uniform_soup
 
 __all__ = [
-    "Diversity", "Soup", "calibrate", "diversity", "export_onnx", "fit_weights", "greedy_soup",
-    "mean", "tta", "uniform_soup",
+    "Concatenation", "Diversity", "Soup", "calibrate", "concatenated", "diversity", "export_onnx",
+    "fit_weights", "greedy_soup", "mean", "pairs", "tta", "uniform_soup",
 ]  # fmt: skip

@@ -20,14 +20,20 @@ def layers(model: nn.Module) -> list[list[str]]:
     The repeated blocks of a model (an encoder's layers, the blocks of a residual network, the
     layers of a plain Sequential) are a layer each. What stands before the first of them is one
     layer with what has no place of its own (positions, class tokens), and what stands after the
-    last is the last one. A norm belongs to what it follows.
+    last is the last one. A norm belongs to what it follows. Branches (a child that the module's
+    class names as `side_by_side`, as Concatenation and Members do) count from their outputs: their
+    last layers are one layer, those before them another.
 
     >>> layers(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 1)))
     [['0.weight', '0.bias', '1.weight', '1.bias'], ['3.weight', '3.bias']]
     """
     known = {name for name, _ in model.named_parameters()}  # of tied weights, the first name
+    return _layers(model, "", known)
+
+
+def _layers(module: nn.Module, prefix: str, known: set[str]) -> list[list[str]]:
     found: list[tuple[list[str], bool]] = []
-    for every, repeated, norm in _parts(model, ""):
+    for every, repeated, norm in _parts(module, prefix, known):
         names = [name for name in every if name in known]
         if not names:
             continue
@@ -67,7 +73,9 @@ def _tops(names: Sequence[str]) -> str:
     return f"there are: {', '.join(tops[:30])}"
 
 
-def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[list[str], bool, bool]]:
+def _parts(
+    module: nn.Module, prefix: str, known: set[str]
+) -> Iterator[tuple[list[str], bool, bool]]:  # fmt: skip
     """Names, whether they are a repeated block's, and whether a norm's, in order."""
     own = [prefix + name for name, _ in module.named_parameters(recurse=False)]
     if own:
@@ -76,16 +84,32 @@ def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[list[str], bool, bo
     kinds = [type(child) for _, child in children]
     for name, child in children:
         path, repeated = f"{prefix}{name}.", _repeats(module, kinds, type(child))
-        if not repeated and _opens(child):
-            yield from _parts(child, path)
+        if name == _branches(module):
+            yield from ((names, True, False) for names in _beside(child, path, known))
+        elif not repeated and _opens(child):
+            yield from _parts(child, path, known)
         else:
             names = [path + each for each, _ in child.named_parameters()]
             yield names, repeated and not isinstance(child, NORMS), isinstance(child, NORMS)
 
 
+def _beside(branches: nn.Module, prefix: str, known: set[str]) -> Iterator[list[str]]:
+    """The layers of branches, those as far from the output together."""
+    each = [_layers(one, f"{prefix}{name}.", known) for name, one in branches.named_children()]
+    for level in range(max(map(len, each)), 0, -1):
+        yield [name for one in each if len(one) >= level for name in one[-level]]
+
+
+def _branches(module: nn.Module) -> str | None:
+    """Which child holds what is computed side by side, where a class says so."""
+    return getattr(type(module), "side_by_side", None)
+
+
 def _opens(module: nn.Module) -> bool:
     """Whether blocks are within: a list of modules of which one kind stands several times."""
     for each in module.modules():
+        if _branches(each) is not None:
+            return True
         if _lists(each):
             kinds = [type(child) for child in each.children() if _any(child)]
             if any(_repeats(each, kinds, kind) for kind in kinds if not issubclass(kind, NORMS)):
