@@ -24,7 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evidence.resolution import HERE, RESULTS, plain, read, write
+from evidence import paired
+from evidence.paired import plain, read, write
+from evidence.resolution import HERE, RESULTS
 from whet import Recipe, Run, Stage, Task, ensembles, evaluation, seeding
 from whet.code_files import imported
 from whet.data.folders import load
@@ -32,7 +34,7 @@ from whet.data.images import pixels
 from whet.data.splitting import split
 from whet.loading import open_loader
 from whet.predict import Predictor
-from whet.study import compare, figures, files
+from whet.study import figures, files
 from whet.study.statistics import Comparison
 from whet.tasks import digits
 
@@ -188,11 +190,7 @@ def trained(name: str) -> list[dict[str, Any]]:
 
 def contrasts(values: dict[tuple[str, int], float]) -> list[Comparison]:
     """What is held against what, as differences of one seed; a family with Holm's levels."""
-    told = [("none", seed, 0.0) for seed in SEEDS]
-    for title, arm, held in CONTRASTS:
-        told += [(title, seed, values[arm, seed] - values[held, seed]) for seed in SEEDS]
-    apart = {title: title for title, _, _ in told}
-    return compare(told, baseline="none", placements=apart)
+    return paired.held(CONTRASTS, values, SEEDS)
 
 
 def kept(name: str, found: list[dict[str, Any]]) -> None:

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evidence.resolution import plain, read, write
+from evidence import paired
+from evidence.paired import plain, read, write
 from whet import composition, ensembles, evaluation, sources
 from whet.loading import in_order
 from whet.methods import catalogue
 from whet.predict import Predictor
 from whet.sources import Source
-from whet.study import arms, compare, figures, files
+from whet.study import arms, figures, files
 from whet.study.statistics import Comparison
 
 HERE = Path(__file__).parent
@@ -109,11 +110,7 @@ def contrasts(rows: list[dict[str, Any]], metric: str) -> list[Comparison]:
     """What is held against what, as differences of one seed; a family with Holm's levels."""
     value = {(row["arm"], int(row["seed"])): float(row[metric]) for row in rows}
     sign = -1.0 if metric == "log_loss" else 1.0
-    told: list[tuple[str, int, float]] = [("none", seed, 0.0) for seed in SEEDS]
-    for title, arm, held in CONTRASTS:
-        told += [(title, seed, sign * (value[arm, seed] - value[held, seed])) for seed in SEEDS]
-    apart = {title: title for title, _, _ in CONTRASTS} | {"none": "none"}
-    return compare(told, baseline="none", placements=apart)
+    return paired.held(CONTRASTS, value, SEEDS, sign)
 
 
 def kept(name: str, rows: list[dict[str, Any]]) -> None:

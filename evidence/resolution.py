@@ -14,9 +14,7 @@ tune, which came within half a point of one another.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evidence import paired
+from evidence.paired import plain, read, write
 from whet import Recipe, Run, Stage, Task, evaluation, seeding
 from whet.augmenting.sizes import centred, random_crops
 from whet.code_files import imported
@@ -157,32 +157,13 @@ def trained(name: str) -> list[dict[str, Any]]:
     return found
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write(path, text.getvalue())
-
-
 def contrasts(name: str, rows: list[dict[str, Any]]) -> list[Comparison]:
     """What is held against what, as differences of one seed; a family with Holm's levels."""
     about = SETTINGS[name]
     sizes = {"s": about.small, "r": about.large}
     value = {(row["arm"], int(row["seed"])): float(row["accuracy"]) for row in rows}
-    told: list[tuple[str, int, float]] = [("none", seed, 0.0) for seed in SEEDS]
-    for title, arm, held in CONTRASTS:
-        told += [(title, seed, value[arm.format(**sizes), seed] - value[held.format(**sizes), seed])
-                 for seed in SEEDS]  # fmt: skip
-    apart = {title: title for title, _, _ in CONTRASTS} | {"none": "none"}
-    return compare(told, baseline="none", placements=apart)
+    named = [(title, arm.format(**sizes), held.format(**sizes)) for title, arm, held in CONTRASTS]
+    return paired.held(named, value, SEEDS)
 
 
 def by_size(name: str, found: Resolutions) -> list[Comparison]:
@@ -211,11 +192,6 @@ def kept(name: str, rows: list[dict[str, Any]], sweep: Resolutions) -> None:
     files.write(folder / "gains.svg", figures.picture(found, "accuracy"))
     files.write(folder / "sweep.csv", sweep.csv())
     sweep.plot(folder / "sweep.svg")
-
-
-def plain(found: list[Comparison]) -> list[dict[str, Any]]:
-    fields = ("arm", "gain", "low", "high", "p_holm", "verdict", "n")
-    return [{field: getattr(each, field) for field in fields} for each in found]
 
 
 def swept(name: str) -> Resolutions:
