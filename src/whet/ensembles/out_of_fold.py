@@ -68,7 +68,7 @@ class Member:
             made = _seeded(self.given, key)
             try:
                 made.fit(estimators.table(rows, self.at), _targets(rows, self.kind))
-            except (ValueError, TypeError) as error:
+            except Exception as error:  # what a library's estimator says of rows it cannot take
                 raise InputError(
                     f"member {self.name!r} cannot be fitted ({place}): {error}"
                 ) from error

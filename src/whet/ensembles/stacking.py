@@ -157,11 +157,11 @@ def stack(
         doi:10.1007/BF00117832.
 
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.neighbors import KNeighborsClassifier
+    >>> from sklearn.naive_bayes import GaussianNB
     >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
-    >>> done = stack([LogisticRegression(), KNeighborsClassifier()], (x, y))
+    >>> done = stack([LogisticRegression(), GaussianNB()], (x, y))
     >>> done.names, done.predictor(Batch(x)).shape
-    (('LogisticRegression', 'KNeighborsClassifier'), torch.Size([60, 3]))
+    (('LogisticRegression', 'GaussianNB'), torch.Size([60, 3]))
     """
     whole = stack_rows.opened(data, family, classes)
     judged = None if held is None else stack_rows.held_out(held, whole, apart=copies == "apart")

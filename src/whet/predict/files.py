@@ -111,7 +111,7 @@ def _formed(form: Any, left: _Reading) -> Predictor:
         return MeanPredictor([_formed(one, left) for one in form["mean"]], form["weights"])
     if "stacked" in form:
         each = [_formed(one, left) for one in form["stacked"]]
-        return Stacked(each, _formed(form["by"], left), form["features"])
+        return Stacked(each, _formed(form["by"], left), form["features"], form["least"])
     if "temperature" in form:
         temperature = settings.positive(form["temperature"], "its temperature")
         return Calibrated(_formed(form["of"], left), temperature)

@@ -40,13 +40,21 @@ def check(estimator: Any, trusted: Sequence[str]) -> None:
     Raises:
         InputError: naming the types that would not be read.
     """
-    odd = _untrusted(dumped(estimator), trusted)
+    data = dumped(estimator)
+    odd = _untrusted(data, trusted)
     if odd:
         raise InputError(
             f"{_name(estimator)} holds types that are not read from a file unless they are named: "
             f"{', '.join(odd)}. Where you stand for what they do, give trusted={odd}, here and to "
             "Predictor.load; whoever loads the file must trust its origin as well."
         )
+    try:
+        loaded(data, trusted)
+    except CheckpointError as error:
+        raise InputError(
+            f"{_name(estimator)} would not be read again: {error}. Functions and classes must be "
+            "found in a module by their name."
+        ) from error
 
 
 def loaded(data: bytes, trusted: Sequence[str]) -> Any:

