@@ -37,37 +37,41 @@ class Optimism:
 
 
 def optimism(
-    names: Sequence[str], out_of_fold_KN: Array, held_KM: Array,
+    names: Sequence[str], out_of_fold_KN: Array, held_KM: Array, folds: int,
     groups: Array | None = None, held_groups: Array | None = None, level: float = LEVEL,
 ) -> tuple[Optimism, ...]:  # fmt: skip
     r"""Each member's squared error on held rows less that out of fold, with an interval.
 
     $$\Delta = \bar e^{\text{held}} - \bar e^{\text{oof}}, \qquad
-    \Delta \pm z_{1 - \alpha / K} \sqrt{\widehat{\operatorname{var}} (\bar e^{\text{held}}) +
-    \widehat{\operatorname{var}} (\bar e^{\text{oof}})}$$
+    \Delta \pm z_{1 - \alpha / K} \sqrt{\frac{s^2_{\text{held}}}{M} + \left( 1 + \frac{F}{F - 1}
+    \right) \frac{s^2_{\text{oof}}}{N}}$$
 
-    Errors are of rows; where there are groups, of whole groups, for the rows of one are alike. A
-    lower end above zero is a leak; where there is none, that happens with a chance of about
-    $\alpha$, of all K members together.
+    The factor is there because a row by which one fold's model is judged has trained the others:
+    errors out of fold go together, which their spread does not show. Where there are groups, their
+    sums take the place of rows, for the rows of one are alike. A lower end above zero is a leak;
+    where there is none, that happens with a chance of about $\alpha$, of all K members together.
 
     Args:
         names: of the members.
         out_of_fold_KN: their squared errors, by rows.
         held_KM: likewise, on rows that nobody was trained on.
+        folds: how many there are.
         groups: of the N rows, whole numbers.
         held_groups: of the M rows.
         level: the chance of a false alarm.
 
-    >>> [found] = optimism(["a"], np.array([[0.1, 0.2] * 50]), np.array([[0.3, 0.4] * 50]))
+    Paper: Nadeau & Bengio 2003, doi:10.1023/A:1024068626366, whose factor it is.
+
+    >>> [found] = optimism(["a"], np.array([[0.1, 0.2] * 50]), np.array([[0.3, 0.4] * 50]), folds=5)
     >>> round(found.difference, 6), found.leak
     (0.2, True)
     """
     from scipy.stats import norm
 
-    found, z = [], float(norm.ppf(1.0 - level / len(names)))
+    found, z, factor = [], float(norm.ppf(1.0 - level / len(names))), 1.0 + folds / (folds - 1)
     for name, ours, theirs in zip(names, out_of_fold_KN, held_KM, strict=True):
         difference = float(theirs.mean() - ours.mean())
-        width = z * math.sqrt(variance(ours, groups) + variance(theirs, held_groups))
+        width = z * math.sqrt(factor * variance(ours, groups) + variance(theirs, held_groups))
         found.append(Optimism(name, difference, difference - width, difference + width))
     return tuple(found)
 

@@ -178,7 +178,7 @@ def stack(
     over = Meta(top, features, torch.from_numpy(whole.targets), whole.like, seed)
     predictor = Stacked([one.predictor for one in found], over.fitted(answers), features)
     names = tuple(one.name for one in each)
-    suspected = _suspected(names, found, whole, judged, belongs, held_groups)
+    suspected = _suspected(names, found, whole, judged, belongs, held_groups, folds)
     return Stacking(
         predictor, names, metric.name,
         _scores(metric, answers, over.crossed(answers, fold), whole.targets),
@@ -220,7 +220,7 @@ def _on_held(predictor: Stacked, each: Sequence[Member], judged: Rows, metric: A
 
 def _suspected(
     names: Sequence[str], found: Sequence[Trained], whole: Rows, judged: Rows | None,
-    belongs: Array | None, held_groups: Any,
+    belongs: Array | None, held_groups: Any, folds: int,
 ) -> tuple[Optimism, ...]:  # fmt: skip
     if judged is None:
         return ()
@@ -233,7 +233,7 @@ def _suspected(
         np.mean([squared_errors(p.numpy(), judged.targets, kind) for p in one.held], 0)
         for one in found if one.held is not None
     ]  # fmt: skip
-    return optimism(names, np.stack(ours_KN), np.stack(held_KM), belongs, theirs)
+    return optimism(names, np.stack(ours_KN), np.stack(held_KM), folds, belongs, theirs)
 
 
 def _notes(rows: Batch, fold: Array, suspected: Sequence[Optimism]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from whet import cosine, exported, fsdp, settings
 from whet.augmenting import fixed
 from whet.errors import CheckpointError, InputError
 from whet.objectives.families import Family, family
+from whet.predict import skops_bytes
 from whet.predict.calibrated import Calibrated
 from whet.predict.estimators import BYTES, EstimatorPredictor
 from whet.predict.means import MeanPredictor
@@ -56,6 +57,8 @@ def load(
         kind = family(about["family"])
     except ODD as error:
         raise _no_predictor(path, error) from error
+    if len(of_models) < len(states):
+        skops_bytes.ready(trusted)
     models = _models(model, len(of_models), path)
     for one, state in zip(models, of_models, strict=True):
         exported.check_architecture(one, state, path)

@@ -40,6 +40,7 @@ def check(estimator: Any, trusted: Sequence[str]) -> None:
     Raises:
         InputError: naming the types that would not be read.
     """
+    ready(trusted)
     data = dumped(estimator)
     odd = _untrusted(data, trusted)
     if odd:
@@ -62,7 +63,6 @@ def loaded(data: bytes, trusted: Sequence[str]) -> Any:
 
     Raises:
         CheckpointError: a type is not trusted, or the bytes are damaged.
-        InputError: skops is not installed.
     """
     skops = _library()
     try:
@@ -70,8 +70,6 @@ def loaded(data: bytes, trusted: Sequence[str]) -> Any:
         odd = _untrusted(data, trusted)
         if not odd:
             return skops.loads(data, trusted=list(trusted))
-    except InputError:
-        raise
     except Exception as error:  # a changed file raises anything
         raise CheckpointError(f"a scikit-learn estimator in it is damaged: {error}") from error
     raise CheckpointError(
@@ -81,9 +79,18 @@ def loaded(data: bytes, trusted: Sequence[str]) -> Any:
     )
 
 
+def ready(trusted: Sequence[str]) -> None:
+    """See that estimators can be read at all.
+
+    Raises:
+        InputError: skops is not installed, or `trusted` is no list of names.
+    """
+    if isinstance(trusted, str) or not all(isinstance(name, str) for name in trusted):
+        raise InputError(f"trusted is {trusted!r}; give a list of names of types.")
+    _library()
+
+
 def _untrusted(data: bytes, trusted: Sequence[str]) -> list[str]:
-    if isinstance(trusted, str):
-        raise InputError(f"trusted is the text {trusted!r}; give a list of names of types.")
     found = _library().get_untrusted_types(data=data)
     return sorted(set(found) - set(trusted))
 
@@ -103,7 +110,7 @@ def _library() -> Any:
         import skops.io
     except ImportError as error:
         raise InputError(
-            f"to save scikit-learn estimators takes skops, which is not installed: {INSTALL}."
+            f"to save and read scikit-learn estimators takes skops, which is not installed: {INSTALL}."
         ) from error
     return skops.io
 

@@ -15,9 +15,9 @@ from whet.objectives.families import Family
 from whet.predict.predictor import Predictor, State
 
 FEATURES = ("logits", "probabilities")
-# The least probability whose logarithm is a feature: forests and neighbourhoods say 0 where they have
-# seen none. Over forest, neighbours and naive Bayes of digits, the log loss of the stack on fresh
-# rows is 0.15 at this, 0.26 at 0.0001, and 0.21 with the probabilities themselves.
+# The least probability whose logarithm is a feature: forests and neighbourhoods say 0 where they
+# have seen none. Of forest, neighbours and naive Bayes over digits, the log loss of the stack on
+# fresh rows is 0.15 at this, 0.26 at 0.0001, and 0.21 with the probabilities themselves.
 LEAST = 0.01
 
 
