@@ -110,7 +110,8 @@ def _library() -> Any:
         import skops.io
     except ImportError as error:
         raise InputError(
-            f"to save and read scikit-learn estimators takes skops, which is not installed: {INSTALL}."
+            "to save and read scikit-learn estimators takes skops, which is not installed: "
+            f"{INSTALL}."
         ) from error
     return skops.io
 
