@@ -118,8 +118,8 @@ def _check_enough(targets: Array, family: str, folds: int, belongs: Array | None
         if counts.min() < folds:
             raise InputError(
                 f"class {classes[counts.argmin()]} has {counts.min()} rows for {folds} folds, so "
-                "that some fold has none of them. Take fewer folds, more rows, or leave the class "
-                "out."
+                "that some fold has none of them. Take fewer folds or more rows, leave the class "
+                "out, or say family='real' if these are numbers."
             )
 
 

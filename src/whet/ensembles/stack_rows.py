@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from whet import settings
 from whet.batch import Batch, leaves
 from whet.ensembles.folds import contents
 from whet.errors import InputError
@@ -140,11 +141,12 @@ def _classes(targets: Tensor, kind: str, given: int | None, what: str) -> int:
     low, high = int(targets.min()), int(targets.max())
     count = targets.shape[1] if kind == "multi-label" else max(high + 1, 2)
     wanted = count if given is None else given
-    right = wanted == count if kind == "multi-label" else count <= wanted
-    if low < 0 or not right or wanted > MOST:
+    whole = settings.Range(count, MOST, whole=True).holds(wanted)
+    if low < 0 or not whole or (kind == "multi-label" and wanted != count):
+        are = f"{count} labels" if kind == "multi-label" else "classes"
         raise InputError(
-            f"the targets of {what} are {f'{count} labels' if kind == 'multi-label' else 'classes'}"
-            f" from {low} to {high}, and classes={given}. Number classes from 0, and give as many "
-            f"as there are, at most {MOST}."
+            f"the targets of {what} are {are} from {low} to {high}, and classes={given!r}. Number "
+            f"classes from 0, and give as many as there are, at most {MOST}; say family='real' if "
+            "these are numbers."
         )
     return wanted

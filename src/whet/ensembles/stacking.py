@@ -172,13 +172,14 @@ def stack(
         one.check()
     check_features(features)
     belongs = None if groups is None else parts.codes_of(groups, whole.count)[whole.numbers]
+    theirs = _held_groups(held_groups, judged)
     fold = parts.parted(whole.rows, whole.targets, kind.name, folds, belongs, copies, seed)
     found = _trained(each, whole, fold, judged, refit, seed)
     answers = [one.answers for one in found]
     over = Meta(top, features, torch.from_numpy(whole.targets), whole.like, seed)
     predictor = Stacked([one.predictor for one in found], over.fitted(answers), features)
     names = tuple(one.name for one in each)
-    suspected = _suspected(names, found, whole, judged, belongs, held_groups, folds)
+    suspected = _suspected(names, found, whole, judged, belongs, theirs)
     return Stacking(
         predictor, names, metric.name,
         _scores(metric, answers, over.crossed(answers, fold), whole.targets),
@@ -218,22 +219,26 @@ def _on_held(predictor: Stacked, each: Sequence[Member], judged: Rows, metric: A
     return _scores(metric, answers, predictor.meta(features), judged.targets)
 
 
+def _held_groups(given: Any, judged: Rows | None) -> Array | None:
+    if given is None or judged is None:
+        return None
+    return parts.codes_of(given, judged.count, "held_groups")[judged.numbers]
+
+
 def _suspected(
     names: Sequence[str], found: Sequence[Trained], whole: Rows, judged: Rows | None,
-    belongs: Array | None, held_groups: Any, folds: int,
+    belongs: Array | None, theirs: Array | None,
 ) -> tuple[Optimism, ...]:  # fmt: skip
     if judged is None:
         return ()
-    theirs = None
-    if held_groups is not None:
-        theirs = parts.codes_of(held_groups, judged.count, "held_groups")[judged.numbers]
     kind = whole.kind.name
     ours_KN = [squared_errors(one.answers.numpy(), whole.targets, kind) for one in found]
-    held_KM = [
-        np.mean([squared_errors(p.numpy(), judged.targets, kind) for p in one.held], 0)
+    by_fold_KFM = [
+        [squared_errors(p.numpy(), judged.targets, kind) for p in one.held]
         for one in found if one.held is not None
     ]  # fmt: skip
-    return optimism(names, np.stack(ours_KN), np.stack(held_KM), folds, belongs, theirs)
+    held_KM, folds = np.mean(by_fold_KFM, 1), len(by_fold_KFM[0])
+    return optimism(names, np.stack(ours_KN), held_KM, folds, belongs, theirs)
 
 
 def _notes(rows: Batch, fold: Array, suspected: Sequence[Optimism]) -> tuple[str, ...]:
