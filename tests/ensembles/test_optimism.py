@@ -191,3 +191,5 @@ def test_groups_widen_the_interval() -> None:
     [wide] = ensembles.stack(members, data, held_groups=people[200:], **given).optimism
     assert wide.high - wide.low > 1.2 * (plain.high - plain.low)
     assert wide.difference == pytest.approx(plain.difference)
+    with pytest.raises(InputError, match=r"1 groups stand in the data and among the held .* 39"):
+        ensembles.stack(members, data, held_groups=people[199:299], **given)

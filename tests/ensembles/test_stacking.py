@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.ensemble import StackingClassifier, StackingRegressor
+from sklearn.ensemble import RandomForestClassifier, StackingClassifier, StackingRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import PredefinedSplit
 from sklearn.multiclass import OneVsRestClassifier
@@ -370,9 +370,9 @@ def test_scores_and_table() -> None:
 
 
 def test_the_stack_is_scored_by_models_of_other_folds() -> None:
-    """Of classes by chance, a tree over the answers would be right in every row it has seen."""
+    """Of classes by chance, a forest over the answers would be right in every row it has seen."""
     luck = torch.randint(2, (120,), generator=seeding.generator(8))
     done = ensembles.stack(
-        PAIR, (X, luck), meta=DecisionTreeClassifier(), trusted=["sklearn.tree._tree.Tree"]
+        PAIR, (X, luck), meta=RandomForestClassifier(5), trusted=["sklearn.tree._tree.Tree"]
     )
     assert done.out_of_fold.stacked < 0.7

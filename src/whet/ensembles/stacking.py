@@ -20,6 +20,7 @@ from whet.ensembles.meta import Meta, default, value
 from whet.ensembles.optimism import Optimism, optimism, squared_errors
 from whet.ensembles.out_of_fold import Member, Trained
 from whet.ensembles.stack_rows import Rows
+from whet.errors import InputError
 from whet.objectives.families import Family
 from whet.predict import Stacked
 from whet.predict.stacked import check_features, features_of
@@ -131,11 +132,13 @@ def stack(
         groups: for each row what it belongs to: rows of one group stand in one fold.
         copies: of rows with equal inputs: `refuse` them where they stand in several folds, put them
             `together` in one, or leave them `apart`, for independent observations may be equal.
-        features: of the meta-model, `logits` or `probabilities`; see `predict.features_of`.
+        features: of the meta-model, `logits` or `probabilities`: `whet.predict.stacked.features_of`
+            says what these are.
         refit: train each member once more on all rows; otherwise the mean of its fold models
             predicts.
         held: rows that no member was trained on, drawn as the data is, with targets.
-        held_groups: what they belong to; the interval is one of groups then.
+        held_groups: what they belong to, none of the groups of the data; the interval is one of
+            groups then.
         family: `categorical`, `multi-label` or `real`. By default whole numbers `(N,)` are classes,
             `(N, L)` of 0 and 1 labels, and all else reals.
         classes: how many there are; by default up to the largest that occurs.
@@ -146,7 +149,8 @@ def stack(
         trusted: types that estimators may hold beside those that skops trusts. Trees need
             `sklearn.tree._tree.Tree`: a changed file of them can crash the process.
 
-    Cost: F + 1 trainings of each member, F where `refit` is False, with F times the forwards then.
+    Cost: F + 1 trainings of each member, and a forward of each to predict; where `refit` is False,
+        F trainings and F forwards. With `held`, F + 1 forwards of these rows for each member.
 
     Raises:
         InputError: an estimator cannot predict for the family, or cannot be saved; rows, groups or
@@ -167,22 +171,23 @@ def stack(
     judged = None if held is None else stack_rows.held_out(held, whole, apart=copies == "apart")
     kind, metric = whole.kind, _metric(metrics, whole.kind)
     each = out_of_fold.members(members, kind, whole.classes, at, trusted)
-    top = Member("meta", meta or default(kind), kind, whole.classes, "", trusted)
+    over = default(kind) if meta is None else meta  # a forest has a length, and so no truth
+    top = Member("meta", over, kind, whole.classes, "", trusted)
     for one in [*each, top]:
         one.check()
     check_features(features)
     belongs = None if groups is None else parts.codes_of(groups, whole.count)[whole.numbers]
-    theirs = _held_groups(held_groups, judged)
+    theirs = _held_groups(held_groups, groups, judged)
     fold = parts.parted(whole.rows, whole.targets, kind.name, folds, belongs, copies, seed)
     found = _trained(each, whole, fold, judged, refit, seed)
     answers = [one.answers for one in found]
-    over = Meta(top, features, torch.from_numpy(whole.targets), whole.like, seed)
-    predictor = Stacked([one.predictor for one in found], over.fitted(answers), features)
+    final = Meta(top, features, torch.from_numpy(whole.targets), whole.like, seed)
+    predictor = Stacked([one.predictor for one in found], final.fitted(answers), features)
     names = tuple(one.name for one in each)
     suspected = _suspected(names, found, whole, judged, belongs, theirs)
     return Stacking(
         predictor, names, metric.name,
-        _scores(metric, answers, over.crossed(answers, fold), whole.targets),
+        _scores(metric, answers, final.crossed(answers, fold), whole.targets),
         None if judged is None else _on_held(predictor, each, judged, metric),
         suspected, np.stack([one.numpy() for one in answers]), fold, whole.numbers,
         _notes(whole.rows, fold, suspected),
@@ -219,10 +224,17 @@ def _on_held(predictor: Stacked, each: Sequence[Member], judged: Rows, metric: A
     return _scores(metric, answers, predictor.meta(features), judged.targets)
 
 
-def _held_groups(given: Any, judged: Rows | None) -> Array | None:
+def _held_groups(given: Any, groups: Any, judged: Rows | None) -> Array | None:
     if given is None or judged is None:
         return None
-    return parts.codes_of(given, judged.count, "held_groups")[judged.numbers]
+    codes = parts.codes_of(given, judged.count, "held_groups")[judged.numbers]
+    known = set() if groups is None else {*np.asarray(groups).tolist()}
+    if both := known.intersection(np.asarray(given).tolist()):
+        raise InputError(
+            f"{len(both)} groups stand in the data and among the held rows, such as "
+            f"{min(both, key=str)!r}: hold whole groups out, or name others otherwise."
+        )
+    return codes
 
 
 def _suspected(
