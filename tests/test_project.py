@@ -57,6 +57,7 @@ def test_extras() -> None:
         "ray",
         "slurm",
         "onnx",
+        "stacking",
         "optim",
         "hub",
         "hosts",

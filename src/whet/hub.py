@@ -8,7 +8,7 @@ loads a predictor builds the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -72,24 +72,27 @@ def describe(
 
 
 def from_pretrained(
-    name: str | Path, model: nn.Module | Callable[[], nn.Module], *, revision: str | None = None,
-    token: str | bool | None = None, cache_dir: str | Path | None = None,
-    force_download: bool = False, local_files_only: bool = False,
+    name: str | Path, model: nn.Module | Callable[[], nn.Module] | None = None, *,
+    revision: str | None = None, token: str | bool | None = None,
+    cache_dir: str | Path | None = None, force_download: bool = False,
+    local_files_only: bool = False, trusted: Sequence[str] = (),
 ) -> Predictor:  # fmt: skip
     """A predictor from a folder, or from a repository of the hub.
 
     Args:
         name: a folder that `save_pretrained` or `whet fit` wrote, or a repository, `owner/name`.
-        model: of the architecture that was trained, or a function that builds it.
+        model: of the architecture that was trained, or a function that builds it; None where all
+            members are scikit-learn estimators.
         revision: a branch, tag or commit of the repository.
         token: for repositories that are not public; True takes the one that is stored.
         cache_dir: where downloads are kept.
         force_download: also what is there already.
         local_files_only: download nothing.
+        trusted: types that scikit-learn estimators in it may hold, as for `Predictor.load`.
 
     Raises:
         InputError: there is no such folder or repository, or it holds no predictor.
-        CheckpointError: it was trained with another architecture.
+        CheckpointError: it was trained with another architecture, or holds types not to be trusted.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -100,8 +103,8 @@ def from_pretrained(
     if not (folder / WEIGHTS).is_file():
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
         raise InputError(f"{name} holds no {WEIGHTS}; there is: {there}.")
-    built = model if isinstance(model, nn.Module) else model()
-    return Predictor.load(folder / WEIGHTS, built)
+    built = model if model is None or isinstance(model, nn.Module) else model()
+    return Predictor.load(folder / WEIGHTS, built, trusted=trusted)
 
 
 def push_to_hub(

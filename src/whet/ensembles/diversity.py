@@ -91,7 +91,7 @@ class Diversity:
         for pair in self.pairs:
             shown = (f"{getattr(pair, fact):.4f}" for fact in facts)
             pairs.append((f"{pair.first}, {pair.second}", *shown))
-        return f"{_aligned(lines)}\n\n{_aligned(pairs)}"
+        return f"{aligned(lines)}\n\n{aligned(pairs)}"
 
 
 def diversity(
@@ -202,7 +202,8 @@ def _classes(targets: Array, family: str) -> Array:
     return targets.reshape(-1)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Cells as lines of text, each column as wide as its widest."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -23,9 +23,11 @@ from whet.objectives.families import Family
 from whet.objectives.pooling import pooled
 from whet.predict import (
     Calibrated,
+    EstimatorPredictor,
     MeanPredictor,
     ModelPredictor,
     Predictor,
+    Stacked,
     Viewed,
     Views,
 )
@@ -42,7 +44,7 @@ def export_onnx(predictor: Predictor, path: str | Path, example: Any) -> None:
     inputs are called `inputs`, or by the keys of a mapping, or `inputs_0` and so on of a tuple.
 
     Args:
-        predictor: any but those that average over functions of the user's own.
+        predictor: any without functions of the user's own and without scikit-learn estimators.
         path: the file.
         example: a batch, or inputs, of two rows or more; other sizes than the rows' number are
             fixed.
@@ -137,6 +139,12 @@ def _part(predictor: Predictor) -> nn.Module:
         return _OverViews(_part(predictor.inner), predictor.views, predictor.family)
     if isinstance(predictor, ModelPredictor):
         return _Model(predictor)
+    if isinstance(predictor, EstimatorPredictor | Stacked):
+        raise InputError(
+            "a scikit-learn estimator is none that torch can export to ONNX, alone or in a stack. "
+            "Export the members that are models, and the estimators by skl2onnx, one by one; or "
+            "predict in Python with what Predictor.save writes."
+        )
     raise InputError(f"a {type(predictor).__name__} is none that can be exported to ONNX.")
 
 

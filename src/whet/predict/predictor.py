@@ -66,23 +66,29 @@ class Predictor(ABC):
 
     @staticmethod
     def load(
-        path: str | Path, model: nn.Module | Sequence[nn.Module],
+        path: str | Path, model: nn.Module | Sequence[nn.Module] | None = None,
         views: Mapping[str, Callable[[Any, torch.Generator], Any]] | None = None,
+        trusted: Sequence[str] = (),
     ) -> Predictor:  # fmt: skip
         """A predictor from a file.
 
         Args:
             path: what `save` wrote.
             model: one of the same architecture; or several, where members are of different ones.
+                Members that are scikit-learn estimators take none.
             views: functions that it averages over, by the names under which it was saved.
+            trusted: types that its scikit-learn estimators may hold beside those that skops
+                trusts, as `package.module.Class`: name only what you know, from files whose origin
+                you know.
 
         Raises:
-            CheckpointError: the file is none that whet saved, or fits another model.
+            CheckpointError: the file is none that whet saved, or fits another model, or holds types
+                that are not trusted.
             InputError: it holds more or fewer models than are given.
         """
         from whet.predict import files  # knows every kind of predictor, and this module none
 
-        return files.load(path, model, views)
+        return files.load(path, model, views, trusted)
 
 
 def as_logits(p: Tensor, kind: Family) -> Tensor:
