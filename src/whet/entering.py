@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 def enter(run: Run) -> None:
     """Put a run at the beginning of its stage: data, frozen parts, optimizer and methods."""
     stage = run.stage
-    for name, parameter in run.module.named_parameters():
-        parameter.requires_grad_(run.trainable[name])
+    leave(run)
     still = modes.freeze(run.module, stage.freeze)
     modes.train_mode(run.module, still)
     run.frozen = Frozen(still)
@@ -33,6 +32,12 @@ def enter(run: Run) -> None:
     run.stack, run.patience = _stack(run, length), Patience(stage.early_stopping)
     _settle_in(run)
     run.stack.set_scheduler(optim.schedule(stage.schedule, run.stack.optimizer, length))
+
+
+def leave(run: Run) -> None:
+    """Let what a stage froze be trained again, by the next stage or by another run."""
+    for name, parameter in run.module.named_parameters():
+        parameter.requires_grad_(run.trainable[name])
 
 
 def _loader(run: Run, purpose: str) -> Epochs:

@@ -132,6 +132,7 @@ class Run:
         while until is None or self.updates < until:
             if self.stack.run.over:
                 if self.stage_number + 1 == len(self.recipe.stages):
+                    entering.leave(self)
                     break
                 entering.hand_over(self)
                 continue

@@ -241,3 +241,19 @@ def test_a_compiled_model(before: bool) -> None:
     # in the second stage the callback's `train()` is right
     assert equal(weights(plain), weights(model))
     torch.compiler.reset()
+
+
+def test_a_run_that_ends_frozen_leaves_a_model_that_can_be_trained() -> None:
+    """Otherwise the next run takes what this one froze for the user's wish, in silence."""
+    task = Task(net(), rows(24))
+    stage = Stage(updates=2, batch_size=8, optimizer=PLAIN, freeze=["body"])
+    run = Run(task, stage, device="cpu", log=None).fit(until=1)
+    assert not any(p.requires_grad for p in run.module.get_submodule("body").parameters())
+    run.fit()
+    assert all(p.requires_grad for p in run.module.parameters())
+    thawed = Stage(updates=1, batch_size=8, optimizer=PLAIN)
+    again = Run(task, thawed, device="cpu", log=None)
+    before = [p.clone() for p in again.module.get_submodule("body").parameters()]
+    again.fit()
+    after = again.module.get_submodule("body").parameters()
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -47,7 +47,9 @@ def test_groups_stay_together(made: Any) -> None:
     assert crossing(made(groups), groups) == 0
 
 
-@pytest.mark.parametrize("kind", [str, float, object, torch.tensor], ids=["text", "real", "object", "tensor"])
+@pytest.mark.parametrize(
+    "kind", [str, float, object, torch.tensor], ids=["text", "real", "object", "tensor"]
+)
 def test_groups_of_any_kind(kind: Any) -> None:
     numbers = np.arange(60) // 5
     groups = kind(numbers) if kind is torch.tensor else numbers.astype(kind)
