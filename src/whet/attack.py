@@ -123,8 +123,10 @@ def slopes(who: Attacker, loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Te
     Raises:
         NotApplicable: it depends on none of the leaves, or goes through reentrant checkpoints.
     """
+    if not leaves:  # of embeddings, in a batch that calls none
+        return ()
     found: Sequence[Tensor | None] = ()
-    if loss.requires_grad and leaves:
+    if loss.requires_grad:
         try:
             found = torch.autograd.grad(loss, leaves, allow_unused=True)
         except RuntimeError as error:
