@@ -111,6 +111,7 @@ class OfEmbeddings(Places):
     def _climb(self, up: Callable[[Forward], Tensor], size: float, home: bool) -> None:
         reached = up(self._forward())
         calls = self._shift.calls
+        attack.called(self.who, self.run, self._shift)
         slopes = attack.slopes(self.who, reached, [call.delta for call in calls])
         for call, slope in zip(calls, slopes, strict=True):
             one = self._ball(call)

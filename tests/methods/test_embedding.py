@@ -329,6 +329,32 @@ def test_what_is_learned_of_a_batch_without_words_is_the_batch(
             assert torch.allclose(a.grad, twice * b.grad, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["fast_fgsm", "vat", "adversarial_consistency"])
+def test_where_weights_are_sharded_it_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass up the loss has no backward then, and the other processes would wait for it."""
+    stack = stack_of(optional(), {"name": name, "scope": "embeddings"})
+    monkeypatch.setattr(stack.run.world, "sharded", True)
+    assert stack.step(Batch({"floats": FLOATS, "tokens": TOKENS}, LABELS))
+    with pytest.raises(NotApplicable, match="sharded all processes must make the same passes"):
+        stack.step(Batch({"floats": FLOATS}, LABELS))
+
+
+@pytest.mark.parametrize("given", [
+    {"name": "fast_fgsm", "scope": "embeddings", "step_size": 0.0},
+    {"name": "adversarial_consistency", "scope": "embeddings", "attack": "noise"},
+    {"name": "freelb"},
+    {"name": "fgm", "scope": "output"},
+])  # fmt: skip
+def test_sharded_weights_allow_what_makes_the_same_passes(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = stack_of(optional(), given)
+    monkeypatch.setattr(stack.run.world, "sharded", True)
+    assert stack.step(Batch({"floats": FLOATS}, LABELS))
+
+
 def test_overfitting_is_watched_on_a_batch_that_has_words() -> None:
     model = optional()
     stack = stack_of(model, {"name": "fast_fgsm", "scope": "embeddings", "watch": 1})

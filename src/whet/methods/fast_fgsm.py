@@ -97,8 +97,7 @@ class FastFGSM(Method):
             batch lies outside of the range.
         NotApplicable: the loss does not depend on what is to be moved, or there is no loss.
 
-    Paper: Wong, Rice & Kolter 2020, arXiv:2001.03994. It begins at a quarter of
-    training; `.during(0, 1)` begins at once.
+    Paper: Wong, Rice & Kolter 2020, arXiv:2001.03994. From a quarter on; `.during(0, 1)`: at once.
 
     >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0])
     >>> with attack_pass(model):
@@ -228,7 +227,8 @@ class FastFGSM(Method):
             run.hold(self, self._shifted(run.module, run.key(self), batch.mask))
         with attack_pass(run.module):
             worse = self._attacked(run, batch, self._sizes, run.key(self))
-        seen = self._shift is None or self._shift.calls  # without words no batch shows overfitting
+        # a batch without words shows no overfitting
+        seen = not self._sizes or attack.called(self, run, self._shift)
         if seen and self._first is None and run.micro == 0 and self._watches(run):
             run.stage(self, batch)
         return inner(worse)
