@@ -85,11 +85,11 @@ class OfInputs(Places):
 class OfEmbeddings(Places):
     """What embeddings return; padding stays."""
 
-    def __init__(self, *about: Any, embeddings: Sequence[nn.Module], norm: str) -> None:
+    def __init__(self, *about: Any, embeddings: Mapping[str, nn.Module], norm: str) -> None:
         super().__init__(*about)
-        self.norm = norm
+        self.norm, self.embeddings = norm, embeddings
         self._begin = (0.0, False)
-        self._shift = Shift(self.run.module, embeddings, self._started)
+        self._shift = Shift(self.run.module, [*embeddings.values()], self._started)
 
     def start(self, size: float, *, rim: bool = False) -> None:
         self._begin = (size, rim)
@@ -100,6 +100,10 @@ class OfEmbeddings(Places):
         """Within, embeddings return their vectors where they stand."""
         with self._shift:
             yield
+            skipped: list[str] = []
+            embedding.uncalled(self.embeddings, self._shift.calls, skipped)
+            for told in skipped:
+                self.run.note(embedding.stays(self.who.key, told))
 
     def _forward(self) -> Forward:
         return attack.plain(self.run, self.batch)
@@ -107,6 +111,7 @@ class OfEmbeddings(Places):
     def _climb(self, up: Callable[[Forward], Tensor], size: float, home: bool) -> None:
         reached = up(self._forward())
         calls = self._shift.calls
+        attack.called(self.who, self.run, self._shift)
         slopes = attack.slopes(self.who, reached, [call.delta for call in calls])
         for call, slope in zip(calls, slopes, strict=True):
             one = self._ball(call)
@@ -162,7 +167,7 @@ class Consistency(Method):
     def __post_init__(self) -> None:
         self.notes: list[str] = []
         self._inputs = Inputs()
-        self._embeddings: list[nn.Module] = []
+        self._embeddings: dict[str, nn.Module] = {}
 
     # whereto ---------------------------------------------------------------------------------
     @property
@@ -185,9 +190,8 @@ class Consistency(Method):
         if self.scope == "embeddings":
             if self.std is not None:
                 raise InputError(f"{self.key}: std is of inputs; leave it out for embeddings.")
-            found = embedding.modules(run.module, self.at, self.exclude, self.key)
-            self._embeddings = [*found.values()]
-            embedding.make_ready(run.module, self._embeddings)
+            self._embeddings = embedding.modules(run.module, self.at, self.exclude, self.key)
+            embedding.make_ready(run.module, [*self._embeddings.values()])
 
     def start(self, run: Training) -> None:
         self._inputs = Inputs()
@@ -247,5 +251,5 @@ class Consistency(Method):
         """
         with modes.kept_statistics(run.module), ExitStack() as stack:
             if self.scope == "embeddings":
-                stack.enter_context(Unrepeated(self.key, run.module, self._embeddings))
+                stack.enter_context(Unrepeated(self.key, run.module, [*self._embeddings.values()]))
             yield

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from whet import ball, mixing, modes, seeding
 from whet.ball import Ball, noise
 from whet.batch import Batch
-from whet.embedding import Call, Start
+from whet.embedding import Call, Shift, Start
 from whet.errors import NotApplicable
 from whet.forward import Forward
 from whet.method import InnerBackward
@@ -123,8 +123,10 @@ def slopes(who: Attacker, loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Te
     Raises:
         NotApplicable: it depends on none of the leaves, or goes through reentrant checkpoints.
     """
+    if not leaves:  # of embeddings, in a batch that calls none
+        return ()
     found: Sequence[Tensor | None] = ()
-    if loss.requires_grad and leaves:
+    if loss.requires_grad:
         try:
             found = torch.autograd.grad(loss, leaves, allow_unused=True)
         except RuntimeError as error:
@@ -140,6 +142,23 @@ def slopes(who: Attacker, loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Te
             "model does not use them, or detaches them. Name others."
         )  # fmt: skip
     return found
+
+
+def called(who: Attacker, run: Training, shift: Shift | None) -> bool:
+    """Whether the pass up the loss had something to move: inputs (None), or an embedding's call.
+
+    Raises:
+        NotApplicable: it had nothing, and the weights are sharded: that pass has no backward, which
+            the other processes wait for.
+    """
+    if shift is None or shift.calls:
+        return True
+    if run.world.sharded:
+        raise NotApplicable(
+            who.key, "a batch calls no embedding, and where weights are sharded all processes must "
+            "make the same passes. Give every batch words, or train with strategy='ddp'."
+        )  # fmt: skip
+    return False
 
 
 def plain(run: Training, batch: Batch) -> Forward:

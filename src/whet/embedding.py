@@ -9,7 +9,7 @@ that the ordinary backward pass leaves the output's gradient in the leaf's `.gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -147,6 +147,23 @@ class Call:
 
 
 Start = Callable[[Call, int], Tensor]
+
+
+def uncalled(named: Mapping[str, nn.Module], calls: Sequence[Call], skipped: list[str]) -> None:
+    """Add the embeddings that no forward of a micro-batch called, each once, to what is skipped."""
+    met = {id(call.module) for call in calls}
+    for name, module in named.items():
+        told = f"{name}: not called in some batch"
+        if id(module) not in met and told not in skipped:
+            skipped.append(told)
+
+
+def stays(key: str, skipped: str) -> str:
+    """What the user should know of such an embedding."""
+    return (
+        f"{key}: what an embedding returns stays where it is ({skipped}). A model that reads the "
+        "table itself, or is given vectors, never calls it: fgm with scope='table' moves tables."
+    )
 
 
 class Shift:

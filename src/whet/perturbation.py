@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from whet import embedding, modes, reducing
 from whet.batch import Batch
 from whet.embedding import Call, Shift
-from whet.errors import InputError, NotApplicable
+from whet.errors import InputError
 from whet.forward import Forward
 from whet.method import InnerForward, Method, by_settings, method
 from whet.settings import choice, number
@@ -27,6 +27,10 @@ class Vectors(ABC):
     """The places that move: each has a gradient, and a distance from where it was."""
 
     skipped: list[str]  # places that do not move, each with the reason
+
+    @abstractmethod
+    def told(self, who: str, skipped: str) -> str:
+        """What the user should know of such a place."""
 
     @abstractmethod
     def watch(self) -> AbstractContextManager[None]:
@@ -47,6 +51,9 @@ class Tables(Vectors):
     def __init__(self, model: nn.Module, at: str, exclude: Sequence[str], who: str) -> None:
         self._tables, frozen = embedding.tables(model, at, exclude, who)
         self.skipped = [f"{name}: frozen" for name in frozen]
+
+    def told(self, who: str, skipped: str) -> str:
+        return f"{who}: a table stays where it is ({skipped}). `at` says which ones move."
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -103,6 +110,9 @@ class Outputs(Vectors):
         self._embeddings = found
         self._shift: Shift | None = None
 
+    def told(self, who: str, skipped: str) -> str:
+        return embedding.stays(who, skipped)
+
     def make_ready(self) -> None:
         """Make the hook points, also in a model that was compiled before."""
         embedding.make_ready(self.model, [*self._embeddings.values()])
@@ -116,7 +126,9 @@ class Outputs(Vectors):
                 self._shift = None
 
     def gradients(self, world: World | None = None) -> list[Tensor | None]:
-        return [call.gradient() for call in self._calls()]
+        calls = self._calls()
+        embedding.uncalled(self._embeddings, calls, self.skipped)
+        return [call.gradient() for call in calls]
 
     @contextmanager
     def moving(self) -> Iterator[Move]:
@@ -138,11 +150,6 @@ class Outputs(Vectors):
                 f"{self.who}: this scope needs the gradient of what the embedding returned: put "
                 f"the clean pass and attack() inside `with {self.who}.watch(model):`."
             )
-        if not self._shift.calls:
-            raise NotApplicable(
-                self.who, f"none of {', '.join(self._embeddings)} was called in the forward pass "
-                "(the model reads the table itself, or was given embeddings): use scope='table'."
-            )  # fmt: skip
         return self._shift.calls
 
 
@@ -172,7 +179,7 @@ class Perturbation(Method):
     # the core: torch alone -------------------------------------------------------------------
     @property
     def skipped(self) -> list[str]:
-        """Tables that do not move, each with the reason."""
+        """Embeddings that do not move, or not in some batch, each with the reason."""
         return [] if self._found is None else self._found.skipped
 
     @property
@@ -220,8 +227,9 @@ class Perturbation(Method):
     def _watching(self, run: Training) -> Iterator[None]:
         with self.watch(run.module):
             yield
-        for told in self.skipped:
-            run.note(f"{self.key}: a table stays where it is ({told}). `at` says which ones move.")
+        vectors = self.vectors(run.module)
+        for skipped in vectors.skipped:
+            run.note(vectors.told(self.key, skipped))
 
     def world(self, run: Training) -> World | None:
         """Over whose processes gradients are added up before anything moves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.engine.tiny import rows
+from tests.engine.tiny import rows, state
+from tests.methods.traps import trap
 from whet import optim, parameter_groups
 from whet.ensembles import Concatenation
 from whet.errors import InputError, UnknownName
@@ -255,3 +257,99 @@ def test_the_table() -> None:
                for line in lines)  # fmt: skip
     numbers = [re.split(r"\s{2,}", line)[4].replace(",", "") for line in lines[1:]]
     assert sum(map(int, numbers)) == sum(p.numel() for p in model.parameters())
+
+
+# traps --------------------------------------------------------------------------------------------
+Groups = list[dict[str, Any]]
+RULES: list[dict[str, Any]] = [{"at": "body", "lr": 1e-2}, {"at": "head", "lr": 0.5}]
+
+
+def named() -> nn.Module:
+    """A body, a norm after it, and a head that has a body of its own."""
+    torch.manual_seed(0)
+    head = nn.ModuleDict({"body": nn.Linear(4, 4), "out": nn.Linear(4, 2)})
+    return nn.ModuleDict({"body": nn.Linear(3, 4), "norm": nn.LayerNorm(4), "head": head})
+
+
+def stepped(model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def refusal_of(groups: Callable[[nn.Module], Groups], model: nn.Module) -> str:
+    """What is said of the groups; the model is trained for a step where nothing is."""
+    try:
+        stepped(model, torch.optim.SGD(groups(model), lr=0.1))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def by_parts(model: nn.Module) -> Groups:
+    """A group for each part that one thought of."""
+    return [{"params": [*model[rule["at"]].parameters()], "lr": rule["lr"]} for rule in RULES]
+
+
+@trap(right=lambda model: parameter_groups(model, 0.1, rules=RULES), wrong=by_parts)
+def test_what_is_in_no_group_is_named_or_trained(groups: Callable[[nn.Module], Groups]) -> None:
+    model = named()
+    before = state(model)
+    told = refusal_of(groups, model)
+    still = [name for name, now in state(model).items() if torch.equal(before[name], now)]
+    assert not still or "norm.weight, norm.bias in no group" in told
+
+
+def first_that_matches(model: nn.Module) -> Groups:
+    """`for pattern in rates: if pattern in name: ...; break`."""
+    groups: Groups = [{"params": [], "lr": rule["lr"]} for rule in (*RULES, {"lr": 0.1})]
+    for name, parameter in model.named_parameters():
+        found = next(at for at, part in enumerate(["body", "head", ""]) if part in name)
+        groups[found]["params"].append(parameter)
+    return groups
+
+
+def rules(model: nn.Module) -> Groups:
+    given = [{"at": "*body*", "lr": 1e-2}, {"at": "head", "lr": 0.5}, {}]
+    return parameter_groups(model, 0.1, rules=given)
+
+
+@trap(right=rules, wrong=first_that_matches)
+def test_what_two_patterns_match_is_named(groups: Callable[[nn.Module], Groups]) -> None:
+    told = refusal_of(groups, named())
+    assert "head.body.weight matches '*body*' and 'head'" in told
+
+
+def test_the_first_pattern_takes_the_heads_own_body() -> None:
+    model = named()
+    before = model["head"]["body"].weight.detach().clone()
+    stepped(model, torch.optim.SGD(first_that_matches(model), lr=0.1))
+    moved = before - model["head"]["body"].weight
+    assert torch.allclose(moved, torch.tensor(0.01), atol=1e-6)  # where 0.5 is its head's rate
+
+
+class Tied(nn.Module):
+    """One table for the words that are read and those that are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.decoder.weight = self.encoder.weight
+
+
+def one_for_all(model: nn.Module) -> list[torch.optim.Optimizer]:
+    groups = parameter_groups(model, 0.1, rules=[{"at": "encoder"}, {}])
+    return [torch.optim.SGD(groups, lr=0.1)]
+
+
+def one_for_each_part(model: nn.Module) -> list[torch.optim.Optimizer]:
+    return [torch.optim.SGD(part.parameters(), lr=0.1) for part in model.children()]
+
+
+@trap(right=one_for_all, wrong=one_for_each_part)
+def test_a_tied_weight_moves_once_an_update(make: Callable[[nn.Module], Any]) -> None:
+    model = Tied()
+    before = model.encoder.weight.detach().clone()
+    stepped(model, *make(model))
+    assert torch.allclose(before - model.encoder.weight, torch.tensor(0.1))

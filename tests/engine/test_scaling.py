@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from tests.contract.fixture import make_stack, weights
 from tests.contract.test_singles import flat, same, windows
 from tests.engine.tiny import linear, rows, stack, state, tiny
+from tests.methods.traps import trap
 from whet import methods
 from whet.errors import NonFiniteLoss
 from whet.forward import Forward
 from whet.method import Method
 from whet.methods.clip_grad_norm import ClipGradNorm
+from whet.methods.fgm import FGM
 from whet.stack import Stack
 from whet.training import Training
 
@@ -182,3 +185,130 @@ def test_batch_statistics_come_back_in_place() -> None:
         assert made.step([rows(4), rows(6, 1)]) is False
     assert all(torch.equal(before[name], now) for name, now in state(model).items())
     assert pointers == [buffer.data_ptr() for buffer in model.buffers()]
+
+
+# traps: second backwards --------------------------------------------------------------------------
+class Words(nn.Sequential):
+    """An embedding, the mean of its vectors, and a head."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self[1](self[0](ids).mean(1))
+
+
+def words() -> Words:
+    torch.manual_seed(0)
+    return Words(nn.Embedding(9, 4), nn.Linear(4, 3))
+
+
+IDS, LABELS = torch.tensor([[1, 2, 3], [4, 5, 1]]), torch.tensor([0, 2])
+
+
+def fgm_by_stack(scaling: Any) -> list[Tensor]:
+    """What FGM has the optimizer learn."""
+    made = stack(FGM().during(0, 1), model=words(), scaler=scaling)
+    made.gradients(made.window((IDS, LABELS)))
+    made.unscale()
+    return [p.grad for p in made.parameters() if p.grad is not None]
+
+
+def fgm_by_loop(scaling: Any, between: Callable[[Any], None]) -> list[Tensor]:
+    """The same by hand, with something done to the scaler between the passes."""
+    model, fgm = words(), FGM()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    with fgm.watch(model):
+        scaling.scale(nn.functional.cross_entropy(model(IDS), LABELS)).backward()
+        between(optimizer)
+        with fgm.attack(model):
+            scaling.scale(nn.functional.cross_entropy(model(IDS), LABELS)).backward()
+    scaling.step(optimizer)
+    return [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)]
+
+
+def unscaled_between(scaling: Any) -> list[Tensor]:
+    """For a norm in true units: `scaler.unscale_(optimizer)` before the attack."""
+    return fgm_by_loop(scaling, scaling.unscale_)
+
+
+def updated_between(scaling: Any) -> list[Tensor]:
+    """The whole of a scaler's round after each backward."""
+
+    def between(optimizer: Any) -> None:
+        scaling.unscale_(optimizer)
+        scaling.update()
+
+    return fgm_by_loop(scaling, between)
+
+
+@pytest.mark.parametrize("wrong", [unscaled_between, updated_between])
+def test_both_passes_are_learned_in_one_unit(wrong: Any) -> None:
+    @trap(right=fgm_by_stack, wrong=wrong)
+    def check(run: Callable[[Any], list[Tensor]]) -> None:
+        for a, b in zip(fgm_by_stack(None), run(scaler()), strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+    check("right")
+    check("wrong")
+
+
+def test_the_loop_by_hand_is_right_where_nothing_is_done_between() -> None:
+    by_hand = fgm_by_loop(scaler(), lambda optimizer: None)
+    for a, b in zip(fgm_by_stack(None), by_hand, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+# traps: hooks of an optimizer ---------------------------------------------------------------------
+Seen = tuple[list[float], int]  # the norms that were met before updates, and the updates counted
+
+
+def norm_of(made: Any) -> float:
+    return float(torch.cat([p.grad.flatten() for p in made.parameters()]).norm())
+
+
+def by_moments(optimizer: Any, scaling: Any, batches: list[Any]) -> Seen:
+    norms: list[float] = []
+    counted: list[int] = []
+    seeing = tiny(
+        before_update=lambda self, run: norms.append(norm_of(run)),
+        after_update=lambda self, run: counted.append(1),
+    )
+    made = stack(seeing, optimizer=optimizer, scaler=scaling)
+    for batch in batches:
+        made.step(batch)
+    return norms, len(counted)
+
+
+def by_hooks(optimizer: Any, scaling: Any, batches: list[Any]) -> Seen:
+    """A loop with `optimizer.register_step_pre_hook`, and the one after the step."""
+    norms: list[float] = []
+    counted: list[int] = []
+    model = linear()
+    made, scaling = optimizer(model.parameters()), scaling or scaler(enabled=False)
+    made.register_step_pre_hook(lambda *given: norms.append(norm_of(model)))
+    made.register_step_post_hook(lambda *given: counted.append(1))
+    for batch in batches:
+        made.zero_grad()
+        loss = nn.functional.cross_entropy(model(batch.inputs), batch.targets)
+        scaling.scale(loss).backward()
+        scaling.step(made)
+        scaling.update()
+    return norms, len(counted)
+
+
+def fused(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.05, fused=True)
+
+
+@trap(right=by_moments, wrong=by_hooks)
+def test_gradients_are_met_unscaled_beside_a_fused_optimizer(run: Callable[..., Seen]) -> None:
+    batches = [rows(6, seed) for seed in range(3)]
+    (norms, _), (expected, _) = run(fused, scaler(), batches), run(fused, None, batches)
+    assert norms == pytest.approx(expected, rel=1e-4)
+
+
+@trap(right=by_moments, wrong=by_hooks)
+def test_a_skipped_step_of_a_fused_optimizer_is_not_counted(run: Callable[..., Seen]) -> None:
+    broken = rows(6, 1)
+    broken.inputs[0, 0] = float("inf")
+    _, counted = run(fused, scaler(), [rows(6), broken, rows(6, 2)])
+    assert counted == 2

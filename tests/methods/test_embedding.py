@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from whet import methods, seeding
+from whet.batch import Batch
 from whet.embedding import NOT_WORDS, Shift, hook_points, modules, sized, tables
 from whet.errors import NotApplicable
+from whet.methods import FGM, FastFGSM, FreeLB
+from whet.stack import Stack
 
 
 class Text(nn.Module):
@@ -226,3 +230,161 @@ def test_rewinds_to_where_a_call_began() -> None:
         shift.calls[0].move(None)
         shift.rewind()
         assert torch.equal(shift.calls[0].delta, torch.ones(2, 4, 4))
+
+
+# batches that call no embedding -------------------------------------------------------------------
+class Optional(nn.Module):
+    """Numbers, and words where there are any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(6, 3), nn.Linear(3, 2)
+        self.met: list[Tensor] = []
+
+    def forward(self, floats: Tensor, tokens: Tensor | None = None) -> Tensor:
+        met = floats if tokens is None else floats + self.words(tokens).mean(1)
+        self.met.append(met.detach().clone())
+        return self.head(met)
+
+
+class Direct(Optional):
+    """Reads its table itself."""
+
+    def forward(self, floats: Tensor, tokens: Tensor | None = None) -> Tensor:
+        met = floats if tokens is None else floats + self.words.weight[tokens].mean(1)
+        self.met.append(met.detach().clone())
+        return self.head(met)
+
+
+def optional(kind: type[Optional] = Optional) -> Optional:
+    with seeding.borrowed(0):
+        return kind()
+
+
+FLOATS, LABELS = torch.tensor([[1.0, -0.5, 0.2], [0.1, 0.4, -2.0]]), torch.tensor([0, 1])
+TOKENS = torch.tensor([[1, 2], [3, 4]])
+ON_EMBEDDINGS: list[tuple[dict[str, Any], int]] = [  # with the passes of a micro-batch
+    ({"name": "fgm", "scope": "example"}, 2),
+    ({"name": "fgm", "scope": "output"}, 2),
+    ({"name": "pgd", "scope": "output"}, 4),
+    ({"name": "random_noise", "scope": "example"}, 2),
+    ({"name": "freelb"}, 3),
+    ({"name": "freelb", "init": 0.5, "steps": 1}, 1),
+    ({"name": "fast_fgsm", "scope": "embeddings", "epsilon": 0.3, "watch": 0}, 2),
+    ({"name": "fast_fgsm", "scope": "embeddings", "epsilon": 0.3, "step_size": 0.0}, 1),
+    ({"name": "vat", "scope": "embeddings"}, 3),
+    ({"name": "adversarial_consistency", "scope": "embeddings", "epsilon": 0.3}, 5),
+    ({"name": "adversarial_consistency", "scope": "embeddings", "attack": "noise"}, 2),
+]
+
+
+def stack_of(model: Optional, *given: dict[str, Any]) -> Stack:
+    acting = [methods.make(one).during(0, 1) for one in given]
+    return Stack(model, methods=acting, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+
+
+@pytest.mark.parametrize(("given", "passes"), ON_EMBEDDINGS)
+def test_a_batch_without_words_stays_and_is_told_of_once(
+    given: dict[str, Any], passes: int
+) -> None:
+    model = optional()
+    stack = stack_of(model, given)
+    moved = []
+    for words in ({"tokens": TOKENS}, {}, {"tokens": TOKENS}, {}):
+        model.met.clear()
+        assert stack.step(Batch({"floats": FLOATS, **words}, LABELS))
+        assert len(model.met) == passes  # whatever the data
+        moved.append(not torch.equal(model.met[-1], FLOATS) if not words else
+                     passes == 1 or not torch.equal(model.met[0], model.met[-1]))  # fmt: skip
+    assert moved == [True, False, True, False]
+    [told] = stack.run.notes
+    assert told.startswith(f"{given['name']}: what an embedding returns stays where it is")
+    assert "(words: not called in some batch)" in told
+
+
+@pytest.mark.parametrize(("given", "passes"), ON_EMBEDDINGS)
+def test_a_model_that_never_calls_its_embedding_is_told_what_to_do(
+    given: dict[str, Any], passes: int
+) -> None:
+    model = optional(Direct)
+    stack = stack_of(model, given)
+    for _ in range(2):
+        assert stack.step(Batch({"floats": FLOATS, "tokens": TOKENS}, LABELS))
+    assert len(model.met) == 2 * passes
+    [told] = stack.run.notes
+    assert "reads the table itself, or is given vectors, never calls it" in told
+
+
+@pytest.mark.parametrize(("given", "passes"), ON_EMBEDDINGS)
+def test_what_is_learned_of_a_batch_without_words_is_the_batch(
+    given: dict[str, Any], passes: int
+) -> None:
+    acting, plain = stack_of(optional(), given), stack_of(optional())
+    for one in (acting, plain):
+        one.gradients(one.window(Batch({"floats": FLOATS}, LABELS)))
+    twice = 2.0 if given["name"] in ("fgm", "pgd", "random_noise") else 1.0
+    for a, b in zip(acting.parameters(), plain.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None and b.grad is not None:
+            assert torch.allclose(a.grad, twice * b.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fast_fgsm", "vat", "adversarial_consistency"])
+def test_where_weights_are_sharded_it_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass up the loss has no backward then, and the other processes would wait for it."""
+    stack = stack_of(optional(), {"name": name, "scope": "embeddings"})
+    monkeypatch.setattr(stack.run.world, "sharded", True)
+    assert stack.step(Batch({"floats": FLOATS, "tokens": TOKENS}, LABELS))
+    with pytest.raises(NotApplicable, match="sharded all processes must make the same passes"):
+        stack.step(Batch({"floats": FLOATS}, LABELS))
+
+
+@pytest.mark.parametrize("given", [
+    {"name": "fast_fgsm", "scope": "embeddings", "step_size": 0.0},
+    {"name": "adversarial_consistency", "scope": "embeddings", "attack": "noise"},
+    {"name": "freelb"},
+    {"name": "fgm", "scope": "output"},
+])  # fmt: skip
+def test_sharded_weights_allow_what_makes_the_same_passes(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = stack_of(optional(), given)
+    monkeypatch.setattr(stack.run.world, "sharded", True)
+    assert stack.step(Batch({"floats": FLOATS}, LABELS))
+
+
+def test_overfitting_is_watched_on_a_batch_that_has_words() -> None:
+    model = optional()
+    stack = stack_of(model, {"name": "fast_fgsm", "scope": "embeddings", "watch": 1})
+    [method] = stack.methods
+    stack.step(Batch({"floats": FLOATS}, LABELS))
+    assert method.accuracy is None
+    stack.step(Batch({"floats": FLOATS, "tokens": TOKENS}, LABELS))
+    assert method.accuracy is not None
+    model.met.clear()
+    stack.step(Batch({"floats": FLOATS}, LABELS))
+    assert len(model.met) == 2 + 6  # and of its own it knows nothing
+    assert not torch.equal(model.met[-1], FLOATS)
+
+
+def test_in_a_loop_of_ones_own_it_is_said_by_skipped() -> None:
+    model = optional()
+
+    def loss() -> Tensor:
+        return nn.functional.cross_entropy(model(FLOATS), LABELS)
+
+    fgm, freelb = FGM(scope="output"), FreeLB()
+    with fgm.watch(model):
+        loss().backward()
+        with fgm.attack(model):
+            loss().backward()
+    with freelb.attack(model) as rounds:
+        for share in rounds:
+            (share * loss()).backward()
+    fast = FastFGSM(scope="embeddings")
+    with fast.attack(model, loss):
+        loss().backward()
+    for method in (fgm, freelb, fast):
+        assert method.skipped == ["words: not called in some batch"]

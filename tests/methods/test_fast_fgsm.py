@@ -340,7 +340,7 @@ def test_checkpointed_embeddings_meet_the_same_shift() -> None:
 
 # errors --------------------------------------------------------------------------------------
 def test_token_ids_point_to_the_scope_that_moves_them() -> None:
-    with pytest.raises(InputError, match="scope='embeddings'"):
+    with pytest.raises(NotApplicable, match="scope='embeddings'"):
         make_stack([small(at="tokens")]).step(PARTS[0])
     with pytest.raises(InputError, match=r"no input matches at='pixels'; there are: tokens"):
         make_stack([small(at="pixels")]).step(PARTS[0])
@@ -356,16 +356,13 @@ def test_what_the_model_does_not_use_is_no_silent_attack() -> None:
         Stack(Deaf(4, 3), "categorical", [FastFGSM().during(0, 1)],
               optimizer=lambda p: torch.optim.SGD(p, lr=0.1)).step(batch)  # fmt: skip
 
-    class Direct(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed = nn.Embedding(4, 2)
-
+    class DeafToWords(nn.Sequential):
         def forward(self, ids: Tensor) -> Tensor:
-            return F.embedding(ids, self.embed.weight)
+            return self[1](self[0](ids).detach())
 
+    model = DeafToWords(nn.Embedding(4, 2), nn.Linear(2, 2))
     with pytest.raises(NotApplicable, match="does not depend on the embeddings"):
-        Stack(Direct(), "categorical", [FastFGSM(scope="embeddings").during(0, 1)],
+        Stack(model, "categorical", [FastFGSM(scope="embeddings").during(0, 1)],
               optimizer=lambda p: torch.optim.SGD(p, lr=0.1)).step(
             (torch.tensor([1, 2]), torch.tensor([0, 1])))  # fmt: skip
 

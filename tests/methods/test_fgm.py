@@ -369,22 +369,6 @@ def test_per_example_attacks_accumulate() -> None:
     assert close(by_stack(method, PARTS), by_stack(method, [Batch.join(PARTS)]))
 
 
-def test_a_table_that_is_read_without_a_call_is_an_error() -> None:
-    class Direct(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed = nn.Embedding(4, 2)
-
-        def forward(self, ids: Tensor) -> Tensor:
-            return F.embedding(ids, self.embed.weight)
-
-    batch = Batch(torch.tensor([1, 2]), torch.tensor([0, 1]))
-    for scope in ("example", "output"):
-        with pytest.raises(NotApplicable, match="scope='table'"):
-            by_stack(FGM(scope=scope).during(0, 1), [batch], Direct())
-    by_stack(FGM().during(0, 1), [batch], Direct())
-
-
 def test_the_output_scopes_alone_need_watch() -> None:
     with pytest.raises(InputError, match="watch"), FGM(scope="output").attack(make_model()):
         pass

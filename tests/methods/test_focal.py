@@ -317,6 +317,22 @@ def test_nothing_is_weighed_unless_asked(loss: Any) -> None:
     assert loss(z, t, gamma=0.0).mean().item() == pytest.approx(plain.item())
 
 
+def indexed(z: Tensor, y: Tensor, gamma: float, alpha: float) -> Tensor:
+    """`self.alpha = torch.tensor([alpha, 1 - alpha])`, taken by the row's class."""
+    weight = torch.tensor([alpha, 1.0 - alpha]).double()
+    return weight[y] * kornia.losses.focal_loss(z, y, alpha=None, gamma=gamma).sum(1)
+
+
+@trap(right=focal_losses, wrong=indexed)
+def test_alpha_is_the_weight_of_the_positive(loss: Any) -> None:
+    """Of the second of two classes, as it is with one logit and in the paper."""
+    z, y = logits(8, 2), classes(8, 2)
+    one = kornia.losses.binary_focal_loss_with_logits(
+        z[:, 1:] - z[:, :1], y[:, None].double(), alpha=0.9, gamma=2.0
+    )
+    assert torch.allclose(loss(z, y, 2.0, 0.9), one[:, 0])
+
+
 def over_all_entries(z: Tensor, y: Tensor, gamma: float) -> Tensor:
     return kornia.losses.focal_loss(z, y, alpha=None, gamma=gamma, reduction="mean")
 

@@ -271,7 +271,7 @@ def test_reals_and_labels() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(InputError, match="scope='embeddings'"):
+    with pytest.raises(NotApplicable, match="scope='embeddings'"):
         make_stack([FreeAT(at="tokens").during(0, 1)]).step(PARTS[0])
     with pytest.raises(InputError, match="as the model sees the input"):
         pictures([FreeAT().during(0, 1)], valid_range=(0.0, 0.5)).step(BATCHES[0])

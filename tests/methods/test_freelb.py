@@ -382,18 +382,6 @@ def test_rows_without_a_target_stay_where_they_are() -> None:
     assert close(some, by_stack(method, [PARTS[0].take(mask)]))
 
 
-def test_a_table_that_is_read_without_a_call_is_an_error() -> None:
-    class Direct(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed = nn.Embedding(4, 2)
-
-        def forward(self, ids: Tensor) -> Tensor:
-            return F.embedding(ids, self.embed.weight)
-
-    with pytest.raises(NotApplicable, match="embed was called"):
-        by_stack(
-            FreeLB().during(0, 1), [Batch(torch.tensor([1, 2]), torch.tensor([0, 1]))], Direct()
-        )
+def test_a_model_without_embeddings_is_an_error() -> None:
     with pytest.raises(NotApplicable, match=r"no nn\.Embedding"):
         Stack(nn.Linear(2, 2), methods=[FreeLB().during(0, 1)])

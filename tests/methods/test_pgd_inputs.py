@@ -257,7 +257,7 @@ def test_a_model_may_change_its_inputs_in_place_and_checkpoint() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(InputError, match="scope='embeddings'"):
+    with pytest.raises(NotApplicable, match="scope='embeddings'"):
         make_stack([small(at="tokens")]).step(PARTS[0])
     with pytest.raises(InputError, match=r"no input matches at='pixels'; there are: tokens"):
         make_stack([small(at="pixels")]).step(PARTS[0])

@@ -64,8 +64,8 @@ class FastFGSM(Method):
     nothing is clipped, and `notes` says so. The attack is on the objective's own loss: what other
     methods add is learned at x + δ and not climbed. It has the dropout mask of the pass that
     learns, and moves neither gradients nor batch statistics. Where a gradient is 0, NaN or
-    infinite there is no step, and rows without a target stay as they are. In a blend
-    (0 < w < 1) the clean pass alone moves the batch statistics.
+    infinite there is no step, and rows without a target stay; so does a batch that calls no
+    embedding (told in `run.notes`). In a blend (0 < w < 1) the clean pass alone moves statistics.
 
     Every `watch` updates the first batch is attacked by 5 steps of PGD, in evaluation mode. Where
     `accuracy` there falls more than `drop` below its `best`, one step is no attack any more: a
@@ -97,8 +97,7 @@ class FastFGSM(Method):
             batch lies outside of the range.
         NotApplicable: the loss does not depend on what is to be moved, or there is no loss.
 
-    Paper: Wong, Rice & Kolter 2020, arXiv:2001.03994. It begins at a quarter of
-    training; `.during(0, 1)` begins at once.
+    Paper: Wong, Rice & Kolter 2020, arXiv:2001.03994. From a quarter on; `.during(0, 1)`: at once.
 
     >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0])
     >>> with attack_pass(model):
@@ -147,7 +146,7 @@ class FastFGSM(Method):
         self._model: nn.Module | None = None
         self._embeddings: dict[str, nn.Module] = {}
         self._shift: Shift | None = None
-        self._rows: Tensor | None = None
+        self.skipped: list[str] = []  # embeddings that some batch did not call
         self._blend = Blend()
 
     def _forget(self) -> None:
@@ -160,7 +159,7 @@ class FastFGSM(Method):
     def begin(self, model: nn.Module) -> None:
         """Find the model's embeddings."""
         self._embeddings = embedding.modules(model, self.at, self.exclude, self.key)
-        self._model = model
+        self._model, self.skipped = model, []
 
     @contextmanager
     def attack(self, model: nn.Module, loss: Callable[[], Tensor], seed: int = 0) -> Iterator[None]:
@@ -194,11 +193,12 @@ class FastFGSM(Method):
     @contextmanager
     def _shifted(self, model: nn.Module, key: int, rows: Tensor | None = None) -> Iterator[None]:
         """Embeddings at δ_0, from where `_climb` moves them."""
-        self._rows = rows
+        self._rows: Tensor | None = rows
         start = attack.starting(self.epsilon, self.init, key, rows)
         with Shift(model, [*self._embeddings.values()], start) as self._shift:
             try:
                 yield
+                embedding.uncalled(self._embeddings, self._shift.calls, self.skipped)
             finally:
                 self._shift = None
 
@@ -223,23 +223,26 @@ class FastFGSM(Method):
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
         if not self._blend.moves(batch, self._share):
             return inner(batch)
-        if self._first is None and run.micro == 0 and self._watches(run):
-            run.stage(self, batch)
         if self.scope == "embeddings":
             run.hold(self, self._shifted(run.module, run.key(self), batch.mask))
         with attack_pass(run.module):
             worse = self._attacked(run, batch, self._sizes, run.key(self))
+        # a batch without words shows no overfitting
+        seen = not self._sizes or attack.called(self, run, self._shift)
+        if seen and self._first is None and run.micro == 0 and self._watches(run):
+            run.stage(self, batch)
         return inner(worse)
 
     def backward(self, run: Training, forward: Forward, inner: InnerBackward) -> None:
         self._blend.backward(run, forward, inner, self._share)
 
     def after_update(self, run: Training) -> None:
+        for skipped in self.skipped:
+            run.note(embedding.stays(self.key, skipped))
         for batch in run.staged(self):
             self._first = batch.replace(indices=None).map(torch.clone)
         if self._watches(run) and not self.stopped and run.updates % self.watch == 0:
-            first = self._first
-            here = math.nan if first is None else self._under_pgd(run, first.to(run.device))
+            here = math.nan if self._first is None else self._under_pgd(run, self._first)
             if math.isfinite(accuracy := run.world.leading(here)):
                 self.observe(accuracy)
 
@@ -279,6 +282,7 @@ class FastFGSM(Method):
 
     def _under_pgd(self, run: Training, batch: Batch) -> float:
         """Accuracy in evaluation mode on a batch that PGD attacked."""
+        batch = batch.to(run.device)
         key = seeding.key(run.seed, run.stage_number, run.rank, self.key)
         with modes.evaluation_mode(run.module), attack_pass(run.module), ExitStack() as shift:
             if self.scope == "embeddings":

@@ -28,7 +28,8 @@ class FGM(Perturbation):
     zero, NaN or infinite nothing is moved, and the second pass is made all the same: the number
     of passes never depends on the data. The second pass draws a new dropout mask and leaves the
     batch statistics alone. A table that is tied to the output layer moves there too; one that has
-    no gradient, or is frozen, stays where it is, and `run.notes` says so once.
+    no gradient, or is frozen, stays where it is, as does in the other scopes an embedding that a
+    batch does not call. `run.notes` says so once; in a loop of one's own, `skipped`.
 
     Args:
         epsilon: length of r, in the embedding's own units; 5 for Miyato's normalised embeddings.
@@ -49,8 +50,7 @@ class FGM(Perturbation):
     last two scopes a compiled graph breaks at the embedding.
 
     Raises:
-        NotApplicable: no embedding matches, all tables are frozen and the scope is `table`, or
-            the model reads the table without calling the embedding and the scope is not.
+        NotApplicable: no embedding matches, or all tables are frozen and the scope is `table`.
         InputError: used alone, `attack` outside of `watch` in the scopes that need it.
 
     Paper: Miyato, Dai & Goodfellow 2017, arXiv:1605.07725. It damages a model at the very start and

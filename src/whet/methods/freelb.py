@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from whet import embedding, modes, seeding
 from whet.batch import Batch
 from whet.embedding import Call, Shift, sized, within_
-from whet.errors import NotApplicable
 from whet.forward import Forward
 from whet.method import LATE, Card, InnerBackward, InnerForward, Layer, Method, Resource, method
 from whet.settings import number
@@ -28,7 +27,9 @@ class FreeLB(Method):
     g_t = \nabla_\delta L(x + \delta_t)$$
 
     Norms are over a whole example, time x dim. Padding is never moved. All steps of a
-    micro-batch have one dropout mask, and only the first moves the batch statistics.
+    micro-batch have one dropout mask, and only the first moves the batch statistics. In a batch
+    that calls no embedding nothing moves, the passes are made all the same, and `run.notes` says
+    so once; so does `skipped` in a loop of one's own.
 
     Args:
         steps: K, at least 1.
@@ -44,7 +45,7 @@ class FreeLB(Method):
     breaks at the embedding.
 
     Raises:
-        NotApplicable: no embedding matches, or the model reads the table without calling it.
+        NotApplicable: no embedding matches.
 
     Paper: Zhu et al. 2020, arXiv:1909.11764. As all adversarial methods it begins at a
     quarter of training; `.during(0, 1)` begins at once.
@@ -85,12 +86,13 @@ class FreeLB(Method):
         self._model: nn.Module | None = None
         self._embeddings: dict[str, nn.Module] = {}
         self._shift: Shift | None = None
+        self.skipped: list[str] = []  # embeddings that some batch did not call
 
     # the core: torch alone -------------------------------------------------------------------
     def begin(self, model: nn.Module) -> None:
         """Find the model's embeddings."""
         self._embeddings = embedding.modules(model, self.at, self.exclude, self.key)
-        self._model = model
+        self._model, self.skipped = model, []
 
     @contextmanager
     def attack(self, model: nn.Module, seed: int | None = None) -> Iterator[Iterator[float]]:
@@ -126,6 +128,7 @@ class FreeLB(Method):
         with Shift(model, [*self._embeddings.values()], start) as self._shift:
             try:
                 yield
+                embedding.uncalled(self._embeddings, self._shift.calls, self.skipped)
             finally:
                 self._shift = None
 
@@ -139,12 +142,6 @@ class FreeLB(Method):
     def _climb(self) -> None:
         """One step up the gradient, and back into the ball."""
         assert self._shift is not None
-        if not self._shift.calls:
-            raise NotApplicable(
-                self.key, f"none of {', '.join(self._embeddings)} was called in the forward pass: "
-                "the model reads the table itself, or was given embeddings. fgm with "
-                "scope='table' moves the table."
-            )  # fmt: skip
         for call in self._shift.calls:
             gradient = call.gradient()
             if gradient is not None:
@@ -164,6 +161,10 @@ class FreeLB(Method):
             # held, so that a recompute in the backward meets the same δ
             run.hold(self, self._shifted(run.module, run.key(self)))
         return inner(batch)
+
+    def after_update(self, run: Training) -> None:
+        for skipped in self.skipped:
+            run.note(embedding.stays(self.key, skipped))
 
     def backward(self, run: Training, forward: Forward, inner: InnerBackward) -> None:
         inner(forward.replace(scale=forward.scale / self.steps))

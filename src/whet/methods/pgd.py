@@ -54,8 +54,7 @@ class PGD(Perturbation):
     they return. In the last two scopes a compiled graph breaks at the embedding.
 
     Raises:
-        NotApplicable: no embedding matches, all tables are frozen and the scope is `table`, or
-            the model reads the table without calling the embedding and the scope is not.
+        NotApplicable: no embedding matches, or all tables are frozen and the scope is `table`.
         InputError: used alone, `attack` outside of `watch` in the scopes that need it.
 
     Paper: Madry et al. 2018, arXiv:1706.06083, there on images and without the clean loss

@@ -66,7 +66,7 @@ class VAT(Consistency):
     without a target included, and, where the task has the resource `unlabelled` and the batch
     brings no such rows itself, over as many of these. All passes have one dropout mask, and only
     the first over the batch moves batch statistics. A row whose gradient is 0, NaN or infinite
-    stays.
+    stays, as do all of a batch that calls no embedding in that scope (told once in `run.notes`).
 
     The divergence is the family's: of classes and tokens, the mean over labels, or half the squared
     difference of reals. Tokens count where they have a target.
