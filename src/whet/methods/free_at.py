@@ -42,8 +42,8 @@ def climbed(
     """
     if gradient is None:
         return delta.detach()
-    radius = torch.as_tensor(epsilon, dtype=delta.dtype, device=delta.device)
-    return boxed(delta.detach() + step_size * radius * signs(gradient), radius)
+    radius = epsilon.to(delta) if isinstance(epsilon, Tensor) else epsilon
+    return boxed(signs(gradient).mul_(step_size * radius).add_(delta.detach()), radius)
 
 
 @method
@@ -161,7 +161,7 @@ class FreeAT(Method):
             return inner(batch)
         run.hold(self, self._climbing(run, batch))  # one leaf, however often this is called
         points = {
-            name: _clipped(around, around.centre + self._leaves[name])
+            name: around.valid(around.centre + self._leaves[name])
             for name, around in self._balls.items()
         }
         return inner(attack.moved(batch, points))
@@ -210,9 +210,11 @@ class FreeAT(Method):
             self._deltas.append({})
         here = self._deltas[micro]
         for name, rows in moved.items():
-            before = here.get(name, rows[:0])
-            more = before[len(rows) :] if before.shape[1:] == rows.shape[1:] else rows[:0]
-            here[name] = torch.cat([rows, more.to(rows)]) if len(more) else rows
+            before = here.get(name)
+            longer = before is not None and len(before) > len(rows)
+            if longer and before.shape[1:] == rows.shape[1:]:
+                rows = torch.cat([rows, before[len(rows) :].to(rows)])
+            here[name] = rows
 
     def _none(self, batch: Batch) -> dict[str, Tensor]:
         """No rows of a delta, by the names that other processes have some of."""
@@ -275,13 +277,7 @@ def _first(delta: Tensor | None, x: Tensor) -> Tensor:
     """As many rows of a delta as x has; zeros for those that have none yet."""
     if delta is None or delta.shape[1:] != x.shape[1:]:
         return torch.zeros_like(x)
-    rows = delta[: len(x)].detach().to(x)
-    if len(rows) == len(x):
-        return rows
+    rows = delta.detach().to(x)
+    if len(rows) >= len(x):
+        return rows if len(rows) == len(x) else rows[: len(x)]
     return torch.cat([rows, x.new_zeros((len(x) - len(rows), *x.shape[1:]))])
-
-
-def _clipped(around: Ball, point: Tensor) -> Tensor:
-    if around.low is None and around.high is None:
-        return point
-    return point.clamp(around.low, around.high)
