@@ -112,9 +112,9 @@ class Ball:
         return self._inside(step.add_(point).sub_(self.centre))
 
 
-def signs(slope: Tensor) -> Tensor:
-    """The sign of each number, 0 where it is NaN or infinite."""
-    return slope.nan_to_num(0.0, 0.0, 0.0).sign_()
+def signs(slope: Tensor, out: Tensor | None = None) -> Tensor:
+    """The sign of each number, 0 where it is NaN or infinite; in `out`, if there is one."""
+    return torch.nan_to_num(slope, 0.0, 0.0, 0.0, out=out).sign_()
 
 
 def boxed(far: Tensor, radius: float | Tensor) -> Tensor:

@@ -106,6 +106,18 @@ def test_core_is_the_step_of_the_method() -> None:
     assert (delta(stack) / radius).abs().max().item() == pytest.approx(1.0)
 
 
+def test_core_changes_nothing_that_it_is_given() -> None:
+    before, slope = torch.tensor([0.1, 0.0, 0.2]), torch.tensor([2.0, -3.0, math.nan])
+    given = before.clone().requires_grad_(), slope.clone()
+    moved = climbed(*given, 0.3)
+    assert torch.equal(given[0], before)
+    assert torch.equal(given[1].nan_to_num(7.0), slope.nan_to_num(7.0))
+    assert torch.allclose(moved, torch.tensor([0.3, -0.3, 0.2]))
+    assert not moved.requires_grad
+    assert torch.equal(climbed(*given, torch.tensor(0.3), out=given[1]), moved)
+    assert torch.equal(given[1], moved)
+
+
 # updates, windows, epochs ----------------------------------------------------------------------
 def test_a_stage_of_n_updates_sees_a_part_of_the_windows() -> None:
     stack = make_stack([FreeAT(0.3, 3, at="floats").during(0, 1)])
