@@ -156,7 +156,7 @@ def balls(
     for name, leaf in floating.items():
         radius: float | Tensor = epsilon  # quicker than a tensor of one number
         if std is not None:
-            radius = epsilon / _along_channels(who, "std", std, name, leaf)
+            radius = leaf.new_tensor(epsilon) / _along_channels(who, "std", std, name, leaf)
         if batch.mask is not None:
             radius = radius * batch.mask.view(-1, *[1] * (leaf.ndim - 1)).to(leaf.dtype)
         found[name] = Ball(leaf.detach(), radius, *_ends(who, valid_range, name, leaf), norm)

@@ -335,6 +335,33 @@ test_delta_is_sliced_for_a_short_batch = trap(right=FreeAT, wrong=Whole)(is_the_
 test_each_replay_has_its_own_gradient = trap(right=FreeAT, wrong=Accumulating)(is_the_official_loop)
 
 
+class Early(FreeAT):
+    """The step overwrites the gradient after each backward pass: the next one adds to δ."""
+
+    def backward(self, run: Any, forward: Any, inner: Any) -> None:
+        inner(forward)
+        for name, leaf in self._leaves.items():
+            self._step(name, leaf)
+
+
+class Apart(FreeAT):
+    """The step has memory of its own."""
+
+    def _step(self, name: str, leaf: Tensor) -> Tensor:
+        return climbed(leaf, leaf.grad, self._balls[name].radius, self.step_size)
+
+
+@trap(right=FreeAT, wrong=Early)
+def test_all_passes_add_up_before_the_step(kind: Any) -> None:
+    found = []
+    for one in (kind, Apart):
+        stack = make_stack([one(0.3, 2, at="floats").during(0, 1), FGM(5.0).during(0, 1)])
+        for batch in PARTS[:4]:
+            stack.step(batch)
+        found.append(delta(stack, "floats"))
+    assert torch.equal(*found)
+
+
 class Looping(FreeAT):
     """m updates for each window: epochs are not divided, and milestones come m times too soon."""
 
