@@ -54,7 +54,7 @@ class Ball:
     """
 
     centre: Tensor
-    radius: Tensor
+    radius: float | Tensor
     low: Tensor | None = None
     high: Tensor | None = None
     norm: str = "linf"
@@ -65,18 +65,27 @@ class Ball:
     ) -> Self:
         """The ball around inputs, of numbers."""
         lowest, highest = (None if end is None else x.new_tensor(end) for end in (low, high))
-        return cls(x.detach(), x.new_tensor(epsilon), lowest, highest, norm)
+        return cls(x.detach(), epsilon, lowest, highest, norm)
 
     def inside(self, point: Tensor) -> Tensor:
         """The nearest point of the ball, clipped to the valid range."""
-        far = point - self.centre
-        near = self.centre + (self._shortened(far) if self.norm == "l2" else
-                              boxed(far, self.radius))  # fmt: skip
-        return near if self.low is None and self.high is None else near.clamp(self.low, self.high)
+        return self._inside(point - self.centre)
+
+    def _inside(self, far: Tensor) -> Tensor:
+        """The nearest point to the one that lies so far from the centre; `far` is used up."""
+        near = self._shortened(far) if self.norm == "l2" else boxed(far, self.radius)
+        return self.valid(near.add_(self.centre))
+
+    def valid(self, point: Tensor) -> Tensor:
+        """The point clipped to the valid range."""
+        if self.low is None and self.high is None:
+            return point
+        return point.clamp(self.low, self.high)
 
     def _shortened(self, far: Tensor) -> Tensor:
-        some = self.radius > 0  # none in rows that stay
-        radii = torch.where(some, modes.wide(far) / self.radius, 0.0)
+        radius = torch.as_tensor(self.radius, dtype=far.dtype, device=far.device)
+        some = radius > 0  # none in rows that stay
+        radii = torch.where(some, modes.wide(far) / radius, 0.0)
         length = torch.linalg.vector_norm(_rows(radii), dim=1).view(-1, *[1] * (far.ndim - 1))
         return torch.where(some, far * (1.0 / length).clamp(max=1.0), 0.0).to(far.dtype)
 
@@ -99,17 +108,21 @@ class Ball:
             steep = _rows(modes.wide(slope) * self.radius)
             step = sized(steep, size, each=True).view(slope.shape).to(slope.dtype)
             return self.inside(point + self.radius * step)
-        return self.inside(point + size * self.radius * signs(slope))
+        step = signs(slope).mul_(size * self.radius)
+        return self._inside(step.add_(point).sub_(self.centre))
 
 
-def signs(slope: Tensor) -> Tensor:
-    """The sign of each number, 0 where it is NaN or infinite."""
-    return slope.nan_to_num(0.0, 0.0, 0.0).sign_()
+def signs(slope: Tensor, out: Tensor | None = None) -> Tensor:
+    """The sign of each number, 0 where it is NaN or infinite; in `out`, if there is one."""
+    return torch.nan_to_num(slope, 0.0, 0.0, 0.0, out=out).sign_()
 
 
-def boxed(far: Tensor, radius: Tensor) -> Tensor:
-    """Each number kept within ±radius; on a CPU `clamp` takes four times as long with a tensor."""
-    return far.minimum(radius).maximum(-radius)
+def boxed(far: Tensor, radius: float | Tensor) -> Tensor:
+    """Each number kept within ±radius, in place."""
+    if not isinstance(radius, Tensor):
+        return far.clamp_(-radius, radius)
+    # on a CPU `clamp_` takes four times as long with a tensor
+    return torch.maximum(torch.minimum(far, radius, out=far), -radius, out=far)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -141,11 +154,11 @@ def balls(
         )  # fmt: skip
     found = {}
     for name, leaf in floating.items():
-        radius = leaf.new_tensor(epsilon)
+        radius: float | Tensor = epsilon  # quicker than a tensor of one number
         if std is not None:
-            radius = radius / _along_channels(who, "std", std, name, leaf)
+            radius = leaf.new_tensor(epsilon) / _along_channels(who, "std", std, name, leaf)
         if batch.mask is not None:
-            radius = radius * batch.mask.view(-1, *[1] * (leaf.ndim - 1))
+            radius = radius * batch.mask.view(-1, *[1] * (leaf.ndim - 1)).to(leaf.dtype)
         found[name] = Ball(leaf.detach(), radius, *_ends(who, valid_range, name, leaf), norm)
     return found
 

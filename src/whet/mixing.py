@@ -75,10 +75,11 @@ def permutation_of_known(batch: Batch, generator: torch.Generator) -> Tensor:
 
 def mixed_targets(run: Training, batch: Batch, permutation: Tensor, share: float) -> Tensor:
     """`share * targets + (1 - share) * targets[permutation]`, as the objective's family has it."""
+    family, width = run.objective.family, run.objective.width(run, batch)
     targets = batch.known_targets()
-    width = run.objective.width(run, batch)
     try:
-        return run.objective.family.mix(targets, targets[permutation], share, width)
+        soft = family.soften(targets, width)
+        return family.mix(soft, soft[permutation], share, width)
     except RuntimeError:
         run.objective.check_host(batch)  # a clearer error, where targets are the reason
         raise

@@ -106,6 +106,18 @@ def test_core_is_the_step_of_the_method() -> None:
     assert (delta(stack) / radius).abs().max().item() == pytest.approx(1.0)
 
 
+def test_core_changes_nothing_that_it_is_given() -> None:
+    before, slope = torch.tensor([0.1, 0.0, 0.2]), torch.tensor([2.0, -3.0, math.nan])
+    given = before.clone().requires_grad_(), slope.clone()
+    moved = climbed(*given, 0.3)
+    assert torch.equal(given[0], before)
+    assert torch.equal(given[1].nan_to_num(7.0), slope.nan_to_num(7.0))
+    assert torch.allclose(moved, torch.tensor([0.3, -0.3, 0.2]))
+    assert not moved.requires_grad
+    assert torch.equal(climbed(*given, torch.tensor(0.3), out=given[1]), moved)
+    assert torch.equal(given[1], moved)
+
+
 # updates, windows, epochs ----------------------------------------------------------------------
 def test_a_stage_of_n_updates_sees_a_part_of_the_windows() -> None:
     stack = make_stack([FreeAT(0.3, 3, at="floats").during(0, 1)])
@@ -321,6 +333,33 @@ def is_the_official_loop(kind: Any) -> None:
 test_delta_goes_on_across_windows = trap(right=FreeAT, wrong=Anew)(is_the_official_loop)
 test_delta_is_sliced_for_a_short_batch = trap(right=FreeAT, wrong=Whole)(is_the_official_loop)
 test_each_replay_has_its_own_gradient = trap(right=FreeAT, wrong=Accumulating)(is_the_official_loop)
+
+
+class Early(FreeAT):
+    """The step overwrites the gradient after each backward pass: the next one adds to δ."""
+
+    def backward(self, run: Any, forward: Any, inner: Any) -> None:
+        inner(forward)
+        for name, leaf in self._leaves.items():
+            self._step(name, leaf)
+
+
+class Apart(FreeAT):
+    """The step has memory of its own."""
+
+    def _step(self, name: str, leaf: Tensor) -> Tensor:
+        return climbed(leaf, leaf.grad, self._balls[name].radius, self.step_size)
+
+
+@trap(right=FreeAT, wrong=Early)
+def test_all_passes_add_up_before_the_step(kind: Any) -> None:
+    found = []
+    for one in (kind, Apart):
+        stack = make_stack([one(0.3, 2, at="floats").during(0, 1), FGM(5.0).during(0, 1)])
+        for batch in PARTS[:4]:
+            stack.step(batch)
+        found.append(delta(stack, "floats"))
+    assert torch.equal(*found)
 
 
 class Looping(FreeAT):

@@ -126,6 +126,18 @@ class InPlace(MixUp):
         return x
 
 
+def test_core_has_gradients_and_changes_nothing_that_it_is_given() -> None:
+    x, y = torch.tensor([[0.0], [4.0]], requires_grad=True), torch.eye(2)
+    for share in (0.0, 0.25, 0.75, 1.0):
+        mixed, soft = mixup(x, y, torch.tensor([1, 0]), share)
+        assert torch.equal(mixed, torch.tensor([[4.0 * (1 - share)], [4.0 * share]]))
+        assert torch.equal(soft, torch.tensor([[share, 1 - share], [1 - share, share]]))
+        [slope] = torch.autograd.grad(mixed[0].sum(), x)
+        assert torch.equal(slope, torch.tensor([[share], [1 - share]]))
+    assert torch.equal(x, torch.tensor([[0.0], [4.0]]))
+    assert torch.equal(y, torch.eye(2))
+
+
 @trap(right=MixUp, wrong=InPlace)
 def test_never_in_place(kind: type[MixUp]) -> None:
     batch = FLAT.map(torch.clone)
@@ -142,7 +154,8 @@ class AnyInput(MixUp):
     def _check(self, name: str, found: Any) -> None: ...
 
     def _mix(self, batch: Batch, permutation: Tensor, share: float) -> Any:
-        mixed = super()._mix(batch, permutation, share)
+        floats = batch.replace(inputs={k: v.float() for k, v in batch.inputs.items()})
+        mixed = super()._mix(floats, permutation, share)
         return {k: v.to(batch.inputs[k].dtype) for k, v in mixed.items()}
 
 
@@ -305,9 +318,7 @@ def test_at_names_what_is_mixed() -> None:
     batch = FLAT.replace(inputs=nest)
     found = passed(MixUp(alpha=1.0, at="a.x"), batch).inputs
     share, permutation = drawn(1.0, 6)
-    assert torch.equal(
-        found["a"]["x"], FLAT.inputs * share + FLAT.inputs[permutation] * (1 - share)
-    )
+    assert torch.equal(found["a"]["x"], torch.lerp(FLAT.inputs[permutation], FLAT.inputs, share))
     assert torch.equal(found["a"]["ids"], torch.arange(6))
     assert torch.equal(found["b"][0], FLAT.inputs)
     found = passed(MixUp(alpha=1.0, at="b"), batch).inputs

@@ -19,7 +19,6 @@ from whet.forward import Forward, Window
 from whet.method import (
     LATE,
     Card,
-    InnerBackward,
     InnerForward,
     InnerWindow,
     Layer,
@@ -33,17 +32,20 @@ from whet.world import World
 
 
 def climbed(
-    delta: Tensor, gradient: Tensor | None, epsilon: float | Tensor, step_size: float = 1.0
-) -> Tensor:
+    delta: Tensor, gradient: Tensor | None, epsilon: float | Tensor, step_size: float = 1.0,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The perturbation after a signed step of `step_size * epsilon`, kept within ±epsilon.
+
+    It is written to `out` where that is given; the gradient may be, where nobody needs it any more.
 
     >>> climbed(torch.tensor([0.1, 0.0]), torch.tensor([2.0, -3.0]), 0.3).tolist()
     [0.30000001192092896, -0.30000001192092896]
     """
     if gradient is None:
         return delta.detach()
-    radius = torch.as_tensor(epsilon, dtype=delta.dtype, device=delta.device)
-    return boxed(delta.detach() + step_size * radius * signs(gradient), radius)
+    radius = epsilon.to(delta) if isinstance(epsilon, Tensor) else epsilon
+    return boxed(signs(gradient, out).mul_(step_size * radius).add_(delta.detach()), radius)
 
 
 @method
@@ -152,8 +154,9 @@ class FreeAT(Method):
 
     def gradients(self, run: Training, window: Window, inner: InnerWindow) -> None:
         if self._left > 0 and self._kept is not None:
-            window = self._kept = self._kept.to(run.device)
-            run.current = window  # its totals weigh the losses, whoever asks for them
+            if self._kept.batches[0].device != run.device:  # it comes from a checkpoint
+                self._kept = self._kept.to(run.device)
+            run.current = window = self._kept  # its totals weigh the losses, whoever asks for them
         inner(window)
 
     def forward(self, run: Training, batch: Batch, inner: InnerForward) -> Forward:
@@ -161,15 +164,10 @@ class FreeAT(Method):
             return inner(batch)
         run.hold(self, self._climbing(run, batch))  # one leaf, however often this is called
         points = {
-            name: _clipped(around, around.centre + self._leaves[name])
+            name: around.valid(around.centre + self._leaves[name])
             for name, around in self._balls.items()
         }
         return inner(attack.moved(batch, points))
-
-    def backward(self, run: Training, forward: Forward, inner: InnerBackward) -> None:
-        inner(forward)
-        if self._leaves:
-            run.stage(self, {name: self._step(name, leaf) for name, leaf in self._leaves.items()})
 
     def after_update(self, run: Training) -> None:
         window = run.current
@@ -198,21 +196,25 @@ class FreeAT(Method):
         for name, around in self._balls.items():
             self._leaves[name] = _first(stored.get(name), around.centre).requires_grad_()
         try:
-            yield
+            yield  # until all passes of the micro-batch have added to the leaves' gradients
+            run.stage(self, {name: self._step(name, leaf) for name, leaf in self._leaves.items()})
         finally:
             self._balls, self._leaves = {}, {}
 
     def _step(self, name: str, leaf: Tensor) -> Tensor:
-        return climbed(leaf, leaf.grad, self._balls[name].radius, self.step_size)
+        slope = leaf.grad  # nobody else has it
+        return climbed(leaf, slope, self._balls[name].radius, self.step_size, out=slope)
 
     def _take(self, micro: int, moved: Mapping[str, Tensor]) -> None:
         while len(self._deltas) <= micro:
             self._deltas.append({})
         here = self._deltas[micro]
         for name, rows in moved.items():
-            before = here.get(name, rows[:0])
-            more = before[len(rows) :] if before.shape[1:] == rows.shape[1:] else rows[:0]
-            here[name] = torch.cat([rows, more.to(rows)]) if len(more) else rows
+            before = here.get(name)
+            if before is None or before.shape[1:] != rows.shape[1:] or len(before) <= len(rows):
+                here[name] = rows
+            else:
+                here[name] = torch.cat([rows, before[len(rows) :].to(rows)])
 
     def _none(self, batch: Batch) -> dict[str, Tensor]:
         """No rows of a delta, by the names that other processes have some of."""
@@ -275,13 +277,7 @@ def _first(delta: Tensor | None, x: Tensor) -> Tensor:
     """As many rows of a delta as x has; zeros for those that have none yet."""
     if delta is None or delta.shape[1:] != x.shape[1:]:
         return torch.zeros_like(x)
-    rows = delta[: len(x)].detach().to(x)
-    if len(rows) == len(x):
-        return rows
+    rows = delta.detach().to(x)
+    if len(rows) >= len(x):
+        return rows if len(rows) == len(x) else rows[: len(x)]
     return torch.cat([rows, x.new_zeros((len(x) - len(rows), *x.shape[1:]))])
-
-
-def _clipped(around: Ball, point: Tensor) -> Tensor:
-    if around.low is None and around.high is None:
-        return point
-    return point.clamp(around.low, around.high)
