@@ -29,7 +29,7 @@ PARTS = ["--when", "start,whole,end", "--methods"]
 TEMPERATURES = "distillation:temperature=1|2|5|10"
 FEW_ROWS = ["--data", "0.01,0.1,1", "--methods", "cosface:scale=16:margin=0|0.35"]
 IMAGES = (
-    "augment:policy=weak|strong,mixup_or_cutmix,manifold_mixup:at=5,vat,free_at,"
+    'augment:policy=weak|strong,mixup_or_cutmix,manifold_mixup:at="5",vat,free_at,'
     'adversarial_consistency,dropout_schedule,tta:views=["flip"],temperature,arcface,sphereface'
 )
 WORDS = (
