@@ -170,9 +170,9 @@ def _check_learnable(name: str, encoder: nn.Module, found: Tensor) -> None:
     parameters = [*encoder.parameters()]
     if parameters and not any(one.requires_grad for one in parameters):
         raise InputError(
-            f"encoder {name!r} has requires_grad=False in every parameter, as an earlier run may "
-            "have left it, and would stand still in all stages. Call its requires_grad_(), and "
-            f"freeze it where that is meant: Stage(freeze=['encoders.{name}'])."
+            f"encoder {name!r} has requires_grad=False in every parameter, and would stand still "
+            "in all stages. Call its requires_grad_(), and freeze it where that is meant: "
+            f"Stage(freeze=['encoders.{name}'])."
         )
     if parameters and not found.requires_grad:
         raise InputError(
