@@ -94,9 +94,10 @@ def check(owner: object, name: str) -> None:
 
 def _check_kind(value: object, default: object, name: str) -> None:
     """Without a range, a setting is of its default's kind: a text, several, or yes and no."""
+    if isinstance(default, str):
+        text(value, name)
     several = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
     for kind, fits, said in (
-        (str, isinstance(value, str), "a text"),
         (bool, isinstance(value, bool), "true or false"),
         (tuple, several, "a list of texts"),
     ):
@@ -107,7 +108,10 @@ def _check_kind(value: object, default: object, name: str) -> None:
 def text(value: object, name: str) -> str:
     """The text that a value must be."""
     if not isinstance(value, str):
-        raise InputError(f"{name} is {value!r}; it must be a text.")
+        quoted = (
+            f', in quotes where it is written: "{value}"' if type(value) in (int, float) else ""
+        )
+        raise InputError(f"{name} is {value!r}; it must be a text{quoted}.")
     return value
 
 
