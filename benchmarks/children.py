@@ -27,6 +27,8 @@ from benchmarks.timing import Chunk, timed
 
 ROOT = Path(__file__).parents[1]
 DECAY = 0.999
+# glibc's heap keeps what is freed; not in children, whose memory is measured
+KEEPING = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), "4000000000")
 
 
 # what a child does ---------------------------------------------------------------------------
@@ -133,7 +135,8 @@ class Children:
 
 def _environment(rank: int = 0, count: int = 0, port: str = "") -> dict[str, str]:
     path = f"{ROOT / 'src'}:{ROOT}"
-    plain = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    ours = {name: value for name, value in os.environ.items() if name not in KEEPING}
+    plain = {**ours, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     if not count:
         return plain
     numbers = dict.fromkeys(("RANK", "LOCAL_RANK", "ROLE_RANK"), str(rank))

@@ -68,6 +68,17 @@ class Family(ABC):
         """Raise an InputError that names rows and remedy where targets do not fit the output."""
 
 
+def one_hot(targets: Tensor, width: int) -> Tensor:
+    """1 for the class, 0 for the others; torch's own looks for the range of the targets first.
+
+    >>> one_hot(torch.tensor([1, 0]), 2)
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+    soft = torch.zeros(*targets.shape, width, device=targets.device)
+    return soft.scatter_(-1, targets.long().unsqueeze(-1), 1.0)
+
+
 class Categorical(Family):
     """One class per row: targets `(N,)` or probabilities `(N, C)`, outputs logits `(N, C)`."""
 
@@ -89,7 +100,7 @@ class Categorical(Family):
     def soften(self, targets: Tensor, width: int) -> Tensor:
         if targets.is_floating_point():
             return targets
-        return F.one_hot(targets.long(), width).to(torch.get_default_dtype())
+        return one_hot(targets, width)
 
     def check(self, batch: Batch, output: Tensor) -> None:
         targets = batch.targets
@@ -227,7 +238,7 @@ class Tokens(Categorical):
         if targets.is_floating_point():
             return targets
         kept = targets != IGNORE
-        soft = F.one_hot(targets.long().clamp(min=0), width).to(torch.get_default_dtype())
+        soft = one_hot(targets.clamp(min=0), width)
         return soft * kept[..., None]
 
     def mix(self, targets: Tensor, others: Tensor, share: float, width: int) -> Tensor:
