@@ -36,8 +36,9 @@ def enter(run: Run) -> None:
 
 def leave(run: Run) -> None:
     """Let what a stage froze be trained again, by the next stage or by another run."""
-    for name, parameter in run.module.named_parameters():
-        parameter.requires_grad_(run.trainable[name])
+    parameters = dict(run.module.named_parameters())
+    for name, trainable in run.trainable.items():
+        parameters[name].requires_grad_(trainable)
 
 
 def _loader(run: Run, purpose: str) -> Epochs:

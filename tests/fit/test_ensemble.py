@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from whet.fit import saved, together
 from whet.fit.conduct import fit
 from whet.fit.ensemble import Ensemble
 from whet.fit.request import Request
+from whet.study.executors.choice import Choice
 
 SPLIT = tiny.TASK.replace(
     "x = torch.randn(60, 4)",
@@ -36,10 +39,17 @@ def wanted(place: Path, **changes: Any) -> Ensemble:
     return Ensemble(asked(place, **own), **({"methods": ("ema",), "members": 2} | changes))
 
 
-def made(one: Ensemble) -> tuple[dict[str, Any], str]:
-    """What came of it, and what was printed."""
+def made(one: Ensemble, here: bool = True) -> tuple[dict[str, Any], str]:
+    """What came of it, and what was printed; trained in this process, where workers do not matter.
+
+    What workers make is compared with what `whet fit` makes in this one.
+    """
     said = io.StringIO()
-    return together.fit(one, Console(file=said, width=200)), said.getvalue()
+    where: AbstractContextManager[Any] = nullcontext()
+    if here:
+        where = patch.object(together, "choose", lambda *_, **__: Choice(alone=True))
+    with where:
+        return together.fit(one, Console(file=said, width=200)), said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +216,7 @@ class TestWhatIsTrained:
     def test_by_batch_jobs_the_same(self, fresh: Path, place: Path) -> None:
         pytest.importorskip("submitit", reason="batch jobs need submitit")
         jobs = tiny.write(fresh, LOCAL, "jobs.toml")
-        made(wanted(fresh, executor=jobs))
+        made(wanted(fresh, executor=jobs), here=False)
         for name in ("00-ema", "01-ema"):
             theirs = weights(place / "ensemble" / "members" / name)
             assert same(weights(fresh / "ensemble" / "members" / name), theirs)
@@ -262,7 +272,7 @@ def recipe(task):
 """
         file = tiny.write(fresh, line, "fails.py")
         with pytest.raises(WhetError, match=r"2 members of 2 could not .*(?s:.*)not on this mach"):
-            made(wanted(fresh, methods=(), recipes=[file]))
+            made(wanted(fresh, methods=(), recipes=[file], jobs=1), here=False)
         assert json.loads((fresh / "ensemble/fit.json").read_text())["status"] == "training"
         assert not (fresh / "ensemble" / "model.safetensors").exists()
         with pytest.raises(InputError, match=r"the training in .* has not ended: give its command"):

@@ -40,7 +40,8 @@ def read(data: bytes) -> None:
 
 def test_the_whole_one_is_read() -> None:
     assert About.model_validate(WHOLE).identity() == {
-        "task": "rows", "seed": 3, "precision": "bf16", "code": "0123", "data": "4567",
+        "task": "rows", "kind": "of one training", "seed": 3, "start": 0, "precision": "bf16",
+        "code": "0123", "data": "4567",
     }  # fmt: skip
     read(json.dumps(WHOLE).encode())
 

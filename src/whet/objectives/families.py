@@ -69,12 +69,7 @@ class Family(ABC):
 
 
 def one_hot(targets: Tensor, width: int) -> Tensor:
-    """1 for the class, 0 for the others; torch's own looks for the range of the targets first.
-
-    >>> one_hot(torch.tensor([1, 0]), 2)
-    tensor([[0., 1.],
-            [1., 0.]])
-    """
+    """1 for the class, 0 for the others; torch's own looks for the range of the targets first."""
     soft = torch.zeros(*targets.shape, width, device=targets.device)
     return soft.scatter_(-1, targets.long().unsqueeze(-1), 1.0)
 

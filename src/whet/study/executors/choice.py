@@ -63,7 +63,7 @@ class Choice:
         if self.alone:
             from whet.study.executors.here import Here
 
-            return Here(store, TRAIN, self.threads)
+            return Here(store, train, self.threads)
         if self.settings is not None:
             from whet.study.executors.slurm import Batch
 
