@@ -15,6 +15,9 @@ from tests.fit import tiny
 from whet import cli
 from whet.fit import conduct
 from whet.stopping import Terminated
+from whet.study.executors.choice import Choice
+from whet.study.executors.here import Here
+from whet.study.store import Store
 
 PAGE = Path(__file__).parents[2] / "docs" / "fitting.md"
 
@@ -32,6 +35,16 @@ def call(monkeypatch: pytest.MonkeyPatch, line: str) -> int:
     with pytest.raises(SystemExit) as left:
         cli.main()
     return int(left.value.code or 0)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever would be trained in workers is trained in this process."""
+
+    def opened(self: Choice, store: Store, train: str, *_: object) -> Here:
+        return Here(store, train, self.threads)
+
+    monkeypatch.setattr(Choice, "open", opened)
 
 
 def test_from_a_task_to_predictions(
@@ -114,6 +127,7 @@ def test_ctrl_c_in_earnest(
     assert call(monkeypatch, "fit rows.py") == 0
 
 
+@pytest.mark.usefixtures("here")
 def test_the_pages_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

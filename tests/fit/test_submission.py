@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fit import tiny
-from tests.fit.test_commands import call
+from tests.fit.test_commands import call, here  # noqa: F401 - a fixture
 from tests.fit.tiny import asked
 from whet.errors import InputError, UnknownName
 from whet.fit import saved, submission
@@ -145,6 +145,7 @@ def test_a_built_in_task_is_found(tmp_path: Path) -> None:
     assert saved.task_of(tmp_path / "model", None, None) == "churn"
 
 
+@pytest.mark.usefixtures("here")
 def test_the_readmes_way_from_a_study_to_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
