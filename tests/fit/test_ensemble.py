@@ -214,7 +214,6 @@ class TestWhatIsTrained:
         assert [each["weight"] for each in told["members"]] == pytest.approx(shares)
 
     def test_by_batch_jobs_the_same(self, fresh: Path, place: Path) -> None:
-        pytest.importorskip("submitit", reason="batch jobs need submitit")
         jobs = tiny.write(fresh, LOCAL, "jobs.toml")
         made(wanted(fresh, executor=jobs), here=False)
         for name in ("00-ema", "01-ema"):

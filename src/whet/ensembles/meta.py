@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from whet import metrics as measures
 from whet.batch import Batch
 from whet.ensembles.out_of_fold import Member
 from whet.objectives.families import Family
@@ -73,6 +74,4 @@ def default(kind: Family) -> Any:
 
 def value(metric: Any, answers: Tensor, targets: Array) -> float:
     """A metric of answers."""
-    from whet.metrics import evaluate
-
-    return evaluate([metric], np.asarray(answers.double()), targets)[metric.name]
+    return measures.evaluate([metric], np.asarray(answers.double()), targets)[metric.name]

@@ -14,7 +14,7 @@ from whet.fit.folder import MEMBERS
 from whet.fit.request import Request, near
 
 COMBINED = ("mean", "weighted")
-OF_ONE = 5  # members of a single variant: most of what more of them give is there with five
+OF_ONE = 5  # members of a single variant, as is usual
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Saved:
             raise InputError(
                 f"{where} does not say how the rows of a file become inputs of its model. Define "
                 f"there\n\n{READER}\n    ...\n    return ...\n\nor predict for a part of the task "
-                "(--part) instead of --data."
+                "(--part) instead of a file."
             )
         data = _read(read, path, self.seed, self.source.file)
         given = data if isinstance(data, Batch | Dataset | DataLoader) else (data, None)
